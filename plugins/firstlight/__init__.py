@@ -1,0 +1,22 @@
+"""firstlight: the foundations of neural-network training, as parts that work.
+
+A map, one line a room; a room imports only from floors below it.
+
+F1, torch only:
+    ``firstlight.losses``        prediction and target to a scalar
+    ``firstlight.regularizers``  parameters to a penalty term
+    ``firstlight.initializers``  tensors filled in place; ``InitPlan``
+    ``firstlight.optimizers``    ``param_groups``; torch's optimizers under the same roof
+    ``firstlight.schedules``     optimizer step to a factor of the base rate
+F3, with Lightning:
+    ``firstlight.modules``       LightningModules: ``ObjectiveModule`` and ``SupervisedModule``
+    ``firstlight.tracking``      a W&B logger that cannot stop a run; readers of what was written
+F4:
+    ``firstlight.callbacks``     one file a callback
+F5:
+    ``firstlight.cli``           ``FirstlightCLI``
+
+Importing this package imports nothing else: take what you need from its room.
+"""
+
+__version__ = "0.1.0"

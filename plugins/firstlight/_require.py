@@ -1,0 +1,29 @@
+"""The one shape of argument errors: what was given, what is expected."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def require(ok: bool, name: str, value: object, expected: str, *, error: type[Exception] = ValueError) -> None:
+    """Raise ``error`` unless ``ok``: "<name> must be <expected>; got <value>".
+
+    >>> require(0.1 > 0, "lr", 0.1, "above zero")
+    >>> require(-1 > 0, "lr", -1, "above zero")
+    Traceback (most recent call last):
+        ...
+    ValueError: lr must be above zero; got -1
+    """
+    if not ok:
+        raise error(f"{name} must be {expected}; got {value!r}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known word, or an empty string.
+
+    >>> did_you_mean("warmpu", ["warmup", "floor"])
+    "; did you mean 'warmup'?"
+    """
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
