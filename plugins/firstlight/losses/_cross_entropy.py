@@ -1,0 +1,179 @@
+"""Cross-entropy: torch's, with one rule for the denominator and none of its NaNs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from firstlight._reduce import Reduction, check_reduction
+from firstlight._require import require
+
+
+def cross_entropy_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross-entropy between ``softmax(logits)`` and the target distribution.
+
+    Shapes: ``logits [N, C, *]`` or ``[C]``; ``target [N, *]`` or ``[]`` (class indices), or probabilities shaped like
+    ``logits``; to ``[]``, or ``[N, *]`` unreduced.
+    Unit: nats. Computed in float32 or better, whatever the dtype of the logits.
+    Law: equals :func:`torch.nn.functional.cross_entropy`, except where that is undefined or inconsistent: the mean is
+    ``sum(losses) / sum(class weights of the targets that count)`` for indices *and* probabilities (torch divides the
+    latter by N), and a batch in which nothing counts gives 0 with zero gradients (torch: NaN).
+    Source: label smoothing, Szegedy et al. 2016, arXiv:1512.00567.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown reduction, smoothing outside [0, 1].
+
+    >>> cross_entropy_loss(torch.zeros(2, 4), torch.tensor([1, -100]))  # ln 4
+    tensor(1.3863)
+    """
+    check_reduction(reduction)
+    require(0.0 <= label_smoothing <= 1.0, "label_smoothing", label_smoothing, "between 0 and 1")
+    by_index = _takes_indices(logits, target)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    if weight is not None:
+        weight = weight.to(logits.dtype)
+    if by_index:
+        losses, share = _from_indices(logits, target, weight, ignore_index, reduction, label_smoothing)
+    else:
+        losses, share = _from_probabilities(logits, target.to(logits.dtype), weight, reduction, label_smoothing)
+    if reduction != "mean":
+        return losses
+    return losses / torch.where(share > 0, share, torch.ones_like(share))
+
+
+def _takes_indices(logits: Tensor, target: Tensor) -> bool:
+    """Whether ``target`` holds class indices; raise if its shape fits neither kind."""
+    class_dim = 0 if logits.ndim <= 1 else 1
+    index_shape = logits.shape[:class_dim] + logits.shape[class_dim + 1 :]
+    by_index = target.shape == index_shape and not target.is_floating_point()
+    by_probability = target.shape == logits.shape and target.is_floating_point()
+    if not (logits.ndim and (by_index or by_probability)):
+        raise ValueError(
+            f"target must be class indices of shape {tuple(index_shape)} or floating-point probabilities of shape "
+            f"{tuple(logits.shape)} for logits of shape {tuple(logits.shape)}; got {target.dtype} of shape "
+            f"{tuple(target.shape)}"
+        )
+    return by_index
+
+
+def _from_indices(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: Reduction,
+    smoothing: float,
+) -> tuple[Tensor, Tensor]:
+    losses = F.cross_entropy(
+        logits,
+        target.long(),
+        weight,
+        ignore_index=ignore_index,
+        reduction="none" if reduction == "none" else "sum",
+        label_smoothing=smoothing,
+    )
+    counts = target != ignore_index
+    if weight is None:
+        return losses, counts.sum()
+    return losses, (weight[torch.where(counts, target, 0).long()] * counts).sum()
+
+
+def _from_probabilities(
+    logits: Tensor, target: Tensor, weight: Tensor | None, reduction: Reduction, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    class_dim = 0 if logits.ndim == 1 else 1
+    num_classes = logits.shape[class_dim]
+    smooth = target * (1 - smoothing) + smoothing / num_classes if smoothing else target
+    scale: Tensor | float = 1.0
+    if weight is not None:
+        scale = weight.reshape([-1 if dim == class_dim else 1 for dim in range(logits.ndim)])
+    log_p = F.log_softmax(logits, class_dim)
+    # 0 * log 0 = 0: a class masked with -inf and never asked for costs nothing.
+    losses = -torch.where(smooth == 0, 0.0, scale * smooth * log_p).sum(class_dim)
+    # Without weights torch counts rows; probabilities that sum to less than 1 must not change that.
+    share = losses.new_full((), losses.numel()) if weight is None else (scale * target).sum()
+    return (losses if reduction == "none" else losses.sum()), share.detach()
+
+
+class CrossEntropyLoss(nn.Module):
+    """Module form of :func:`cross_entropy_loss`; takes the arguments of :class:`torch.nn.CrossEntropyLoss`.
+
+    ``weight`` may be a tensor or a list of one non-negative number per class.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Sequence[float] | Tensor | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        require(0.0 <= label_smoothing <= 1.0, "label_smoothing", label_smoothing, "between 0 and 1")
+        if weight is not None and not isinstance(weight, Tensor):
+            weight = torch.tensor(weight, dtype=torch.get_default_dtype())
+        if weight is not None:
+            require(
+                weight.ndim == 1 and bool((weight >= 0).all()),
+                "weight",
+                weight,
+                "one non-negative number per class",
+            )
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy_loss(
+            logits,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+    @torch.no_grad()
+    def minimum(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the lowest value that any logits could reach on this target, as shaped by ``reduction``.
+
+        It is the (weighted) entropy of the smoothed target: 0 for plain indices, 0.5003 for ten classes at
+        ``label_smoothing=0.1``. What a perfect model leaves over is ``loss - minimum``.
+
+        >>> loss = CrossEntropyLoss(label_smoothing=0.1)
+        >>> loss.minimum(torch.zeros(1, 10), torch.tensor([3]))
+        tensor(0.5003)
+        """
+        class_dim = 0 if logits.ndim == 1 else 1
+        reached = self._target_distribution(logits, target, class_dim)
+        # The loss with class weights is a cross-entropy against weight * target; it is lowest at the distribution
+        # proportional to that product.
+        best = torch.where(reached > 0, reached.log(), torch.finfo(reached.dtype).min / 4)
+        return self.forward(best, target)
+
+    def _target_distribution(self, logits: Tensor, target: Tensor, class_dim: int) -> Tensor:
+        num_classes = logits.shape[class_dim]
+        if _takes_indices(logits, target):
+            valid = torch.where(target == self.ignore_index, 0, target).long()
+            target = F.one_hot(valid, num_classes).movedim(-1, class_dim)
+        smooth = target.float() * (1 - self.label_smoothing) + self.label_smoothing / num_classes
+        if self.weight is not None:
+            smooth = smooth * self.weight.float().reshape([-1 if d == class_dim else 1 for d in range(logits.ndim)])
+        return smooth / smooth.sum(class_dim, keepdim=True).clamp(min=torch.finfo(smooth.dtype).tiny)
