@@ -1,0 +1,87 @@
+"""The digits as Lightning wants them."""
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from .digits import Part, load_split
+
+
+class DigitsDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Normalized images and labels; with ``shift``, each image is moved by at most one pixel at random."""
+
+    def __init__(self, images: Tensor, labels: Tensor, *, shift: bool = False) -> None:
+        self.labels = labels
+        self.shift = shift
+        # The frame is what a shift moves in: the darkest value, that is, paper.
+        self.images = F.pad(images, (1, 1, 1, 1), value=float(images.min()))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        top, left = torch.randint(3, (2,)).tolist() if self.shift else (1, 1)
+        return self.images[index, :, top : top + 8, left : left + 8], self.labels[index]
+
+
+class DigitsDataModule(LightningDataModule):
+    """Loaders over the fixed split.
+
+    Args:
+        batch_size: Images in a batch.
+        num_workers: Loader processes; images this small are fastest with none.
+        augment: Move training images by up to one pixel.
+        seed: Seed of the order of training images.
+    """
+
+    def __init__(
+        self, *, batch_size: int = 64, num_workers: int = 0, augment: bool = True, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augment = augment
+        self.seed = seed
+        self.datasets: dict[Part, DigitsDataset] = {}
+
+    def setup(self, stage: str) -> None:
+        """Load the split, normalized by mean and deviation of its train part."""
+        split = load_split()
+        mean, deviation = split["train"][0].mean(), split["train"][0].std()
+        self.datasets = {
+            part: DigitsDataset(
+                torch.from_numpy((images - mean) / deviation),
+                torch.from_numpy(labels),
+                shift=self.augment and part == "train",
+            )
+            for part, (images, labels) in split.items()
+        }
+
+    def _loader(self, part: Part) -> DataLoader[tuple[Tensor, Tensor]]:
+        return DataLoader(
+            self.datasets[part],
+            batch_size=self.batch_size,
+            shuffle=part == "train",
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Shuffled, the same order for the same seed."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """The images that choose the checkpoint."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """The images that no choice may look at."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """The test images again; put your own here."""
+        return self._loader("test")
