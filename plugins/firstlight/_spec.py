@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from firstlight._require import did_you_mean, require
 
@@ -75,47 +76,27 @@ def build(value: Any, *, base: type, name: str) -> Any:
         f"a {base.__name__}",
         error=TypeError,
     )
-    positional, keywords = _nested(arguments, name)
+    if issubclass(cls, Optimizer):  # its first argument, the parameters, comes later
+        return functools.partial(cls, **arguments)
+    built = build_nested(arguments, name=name)
     try:
-        return cls(*positional, **keywords)
+        return cls(**built) if isinstance(built, Mapping) else cls(*built)
     except TypeError as error:
         known = [p for p in inspect.signature(cls).parameters if p != "self"]
-        unknown = next((key for key in keywords if key not in known), None)
+        unknown = next((key for key in arguments if key not in known), None) if isinstance(built, Mapping) else None
         hint = did_you_mean(unknown, known) if unknown else ""
         raise TypeError(f"{name}: {path} does not take these arguments: {error}{hint}") from error
 
 
-def _nested(arguments: Any, name: str) -> tuple[list[Any], dict[str, Any]]:
-    """Split ``init_args`` into positional and keyword ones, building the specs among them."""
-
-    def grow(value: Any) -> Any:
-        if is_spec(value):
-            return build(value, base=object, name=name)
-        if isinstance(value, Mapping):
-            return {key: grow(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [grow(item) for item in value]
-        return value
-
-    if isinstance(arguments, Mapping):
-        return [], {key: grow(item) for key, item in arguments.items()}
-    return [grow(item) for item in arguments], {}
-
-
-def build_callable(value: Any, *, name: str) -> Callable[..., Any]:
-    """Return ``value`` if callable, or a partial of the class that its spec names."""
-    if callable(value):
-        return value  # type: ignore[no-any-return]
-    require(is_spec(value), name, value, "a callable or a spec", error=TypeError)
-    require(
-        value.get(INIT_ARGS, {}) is not None,
-        name,
-        value[CLASS_PATH],
-        "recorded with its arguments; pass it again",
-    )
-    cls = resolve(value[CLASS_PATH])
-    require(inspect.isclass(cls), f"{name}.class_path", value[CLASS_PATH], "a class", error=TypeError)
-    return functools.partial(cls, **dict(value.get(INIT_ARGS) or {}))
+def build_nested(value: Any, *, name: str) -> Any:
+    """Build every spec inside plain containers; leave other values as they are."""
+    if is_spec(value):
+        return build(value, base=object, name=name)
+    if isinstance(value, Mapping):
+        return {key: build_nested(item, name=f"{name}[{key!r}]") for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return [build_nested(item, name=f"{name}[{index}]") for index, item in enumerate(value)]
+    return value
 
 
 def spec_of(value: Any) -> Any:
