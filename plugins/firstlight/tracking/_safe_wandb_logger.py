@@ -1,0 +1,385 @@
+"""A W&B logger that cannot stop a run."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import multiprocessing
+import multiprocessing.util
+import os
+import shlex
+import shutil
+import sys
+import weakref
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, final
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+
+from firstlight._require import require
+from firstlight.tracking._guarded_run import GuardedRun, SilentRun
+from firstlight.tracking._import_wandb import import_wandb, require_wandb
+from firstlight.tracking._redact import redact, redact_argv
+from firstlight.tracking._wandb_start import Start, decide, explicit_mode
+from firstlight.tracking._watchdog import Watchdog, wandb_service
+
+_GRACE = 5.0  # seconds that wandb's own deadline gets before its helper is killed
+
+
+@final
+class SafeWandbLogger(WandbLogger):
+    """Lightning's ``WandbLogger``, made safe: it never asks a question, never stops a run and never waits for long.
+
+    Mode: an explicit ``WANDB_MODE`` always wins; else without an API key (``WANDB_API_KEY`` or netrc) the run is
+    written offline; else it is online, and offline if the server does not answer. One line says what happened and,
+    offline, the exact ``wandb sync`` command. A failure during the run warns once and switches this logger off.
+
+    Files go to ``save_dir/wandb/``. The values of secret keys (``api_key``, ``password``, ``..token``, ``..secret``)
+    are masked in the config and in the recorded command line. The console is not recorded unless asked for.
+
+    ``experiment`` starts the run; on ranks other than 0, and once switched off, it takes every call and does nothing.
+    A run that someone else started with ``wandb.init()`` is used and left open.
+
+    Args:
+        name, save_dir, version, project, log_model, prefix, checkpoint_name: as Lightning's. ``log_model`` has no
+            effect on a run that turns out offline: checkpoints stay where they are.
+        offline: write offline even where there is a key.
+        entity, group, job_type, tags, notes: as ``wandb.init``'s.
+        capture_console: record stdout and stderr too (they may show secrets).
+        share_environment: record host, command line, git revision and packages.
+        init_timeout: seconds given to the server to answer at the start.
+        finish_timeout: seconds given to the upload at the end.
+
+    Raises:
+        ModuleNotFoundError: wandb is not installed.
+        ValueError: ``WANDB_MODE`` is not a mode of wandb; a timeout is not above zero.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        save_dir: str | os.PathLike[str] = ".",
+        version: str | None = None,
+        offline: bool = False,
+        *,
+        project: str | None = None,
+        log_model: Literal["all"] | bool = False,
+        prefix: str = "",
+        checkpoint_name: str | None = None,
+        entity: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        capture_console: bool = False,
+        share_environment: bool = True,
+        init_timeout: float = 10.0,
+        finish_timeout: float = 60.0,
+    ) -> None:
+        require_wandb()
+        explicit_mode(os.environ)  # a typo is an error now, not after the data is loaded
+        require(init_timeout > 0, "init_timeout", init_timeout, "above zero")
+        require(finish_timeout > 0, "finish_timeout", finish_timeout, "above zero")
+        super().__init__(
+            name=name,
+            save_dir=os.fspath(save_dir),
+            version=version,
+            offline=offline,
+            project=project,
+            log_model=log_model,
+            prefix=prefix,
+            checkpoint_name=checkpoint_name,
+        )
+        self._extra_init = {"entity": entity, "group": group, "job_type": job_type, "tags": tags, "notes": notes}
+        self._capture_console, self._share_environment = capture_console, share_environment
+        self._init_timeout, self._finish_timeout = init_timeout, finish_timeout
+        self._start = Start("", "")
+        self._run_dir: Path | None = None
+        self._exit_code = 0
+        self._experiment: Any = None
+        self._off = False
+        self._owned: _Owned | None = None
+
+    # What became of the run
+
+    @property
+    def offline_dir(self) -> Path | None:
+        """The folder of an offline run; None before the run has started, online and when disabled."""
+        return self._run_dir if self._start.mode == "offline" else None
+
+    @property
+    def sync_command(self) -> str | None:
+        """The command that uploads an offline run; None wherever ``offline_dir`` is."""
+        return _sync(self.offline_dir) if self.offline_dir else None
+
+    @property
+    def version(self) -> str | None:
+        """The id of the run, or the one asked for while there is no run."""
+        return getattr(self._experiment, "id", None) or self._id
+
+    # The run
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, started on first use."""
+        if self._off:
+            return SilentRun()
+        if self._experiment is None:
+            self._experiment = self._attempt(self._open) or SilentRun()
+        return self._experiment
+
+    def _open(self) -> Any:
+        """Start a run, or take up the one in progress."""
+        wandb = import_wandb()
+        if wandb.run is not None and (previous := _open_logger()) is not None:
+            previous.finish()  # one of ours: a second run in one process is a run of its own
+        if (attach_id := getattr(self, "_attach_id", None)) is not None:
+            return GuardedRun(wandb._attach(attach_id), self._attempt)
+        if wandb.run is not None:
+            self._start = Start("offline" if wandb.run.offline else "online", "started outside this logger")
+            self._run_dir = Path(wandb.run.dir).parent
+            return GuardedRun(wandb.run, self._attempt)
+
+        save_dir = Path(self._save_dir or ".")
+        save_dir.mkdir(parents=True, exist_ok=True)  # else wandb warns that its git root does not exist
+        self._owned = _Owned(self, save_dir)
+        run = self._init(wandb, save_dir)
+        self._owned.watch(self._finish_timeout + _GRACE)
+        if self._start.mode == "disabled":
+            rank_zero_info(f"W&B: nothing is logged ({self._start.reason})")
+        else:
+            self._run_dir = Path(run.dir).parent
+            where = f"offline ({self._start.reason}), {self._run_dir}" if self.offline_dir else f"online, {run.url}"
+            rank_zero_info(f"W&B: {where}")
+            run.define_metric("trainer/global_step")
+            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return GuardedRun(run, self._attempt)
+
+    def _init(self, wandb: Any, save_dir: Path) -> Any:
+        """Call ``wandb.init`` in the mode decided, and offline if that fails."""
+        self._start = decide(
+            offline=self._offline,
+            default_host=wandb.Settings().base_url,
+            environ=os.environ,
+            timeout=self._init_timeout,
+        )
+        if self._start.mode in ("online", "shared"):
+            before = set((save_dir / "wandb").glob("run-*"))
+            try:
+                run = self._call_init(wandb, save_dir)
+                if run.settings.mode == self._start.mode:
+                    return run
+                reason = "wandb could not log in"
+            except (wandb.Error, OSError, TimeoutError) as error:
+                reason = _one_line(error)
+            self._start = Start("offline", reason)
+            with contextlib.suppress(Exception):
+                wandb.teardown()
+            for left_over in set((save_dir / "wandb").glob("run-*")) - before:
+                shutil.rmtree(left_over, ignore_errors=True)
+        return self._call_init(wandb, save_dir)
+
+    def _call_init(self, wandb: Any, save_dir: Path) -> Any:
+        mode = self._start.mode
+        arguments = {**self._wandb_init, **self._extra_init, "dir": str(save_dir), "mode": mode}
+        arguments.pop("anonymous")  # has no effect any more, and wandb says so on every run
+        if mode == "offline":
+            arguments.pop("resume")  # needs the server
+            arguments.update(_as_new_attempt(arguments, save_dir))
+        with _masked_argv():
+            return wandb.init(settings=wandb.Settings(**self._settings(wandb)), **arguments)
+
+    def _settings(self, wandb: Any) -> dict[str, Any]:
+        share = self._share_environment
+        wanted = {
+            "silent": True,  # what wandb would say in ten lines, this logger says in one
+            "console": "auto" if self._capture_console else "off",
+            "init_timeout": self._init_timeout,
+            "login_timeout": self._init_timeout,
+            "finish_timeout": self._finish_timeout,
+            "finish_timeout_raises": True,
+            "disable_git": not share,
+            "disable_code": not share,
+            "x_disable_meta": not share,
+            "x_disable_machine_info": not share,
+            "x_save_requirements": share,
+        }
+        return {key: value for key, value in wanted.items() if key in wandb.Settings.model_fields}
+
+    # Failure
+
+    def _attempt(self, action: Callable[[], Any]) -> Any:
+        """Return ``action()``; if the tracker fails in it, switch off and return None. A caller's mistake is raised."""
+        if self._off:
+            return None
+        try:
+            return action()
+        except Exception as error:
+            if not isinstance(error, OSError) and not type(error).__module__.startswith("wandb"):
+                raise
+            self._switch_off(error)
+            return None
+
+    def _switch_off(self, error: BaseException) -> None:
+        self._off = True
+        kept = f"; what was logged until now: {_sync(self._run_dir)}" if self._run_dir else ""
+        rank_zero_warn(f"W&B failed ({_one_line(error)}) and is switched off; the run itself goes on{kept}")
+
+    # What the Trainer and callbacks call
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Log a config, secrets masked."""
+        self._attempt(lambda: super(SafeWandbLogger, self).log_hyperparams(redact(params)))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log one row."""
+        self._attempt(lambda: super(SafeWandbLogger, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
+        """Log a table, as Lightning's logger does."""
+        self._attempt(lambda: super(SafeWandbLogger, self).log_table(key, *args, **kwargs))
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        """Log images, as Lightning's logger does."""
+        self._attempt(lambda: super(SafeWandbLogger, self).log_image(key, images, step, **kwargs))
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Log the checkpoint as an artifact if ``log_model`` says so and the run is online."""
+        if self._log_model and self._start.mode != "online":
+            rank_zero_info("W&B: log_model has no effect offline; checkpoints stay where they are")
+            self._log_model = False
+        self._attempt(lambda: super(SafeWandbLogger, self).after_save_checkpoint(checkpoint_callback))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Note how the fit or the test ended; the run stays open for the next one, until ``finish`` or the exit."""
+        self._exit_code = 0 if status == "success" else 1
+        self._attempt(lambda: super(SafeWandbLogger, self).finalize(status))
+
+    @rank_zero_only
+    def finish(self) -> None:
+        """Close the run within ``finish_timeout`` and say in one line where it is. Called by itself at exit."""
+        if self._owned is None:
+            return
+        owned, self._owned = self._owned, None
+        failed_before, self._off = self._off, True  # from here on this logger is closed
+        trouble = owned.close(self._exit_code)
+        if self._run_dir is None:
+            return
+        if self.offline_dir:
+            rank_zero_info(f"W&B: logged offline ({self._start.reason}); to upload: {self.sync_command}")
+        elif trouble or failed_before:
+            why = trouble or "it failed during the run"
+            rank_zero_info(f"W&B: the upload is not complete ({why}); to upload the rest: {_sync(self._run_dir)}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the run, as for ``ddp_spawn``; the child attaches to a run that is open already."""
+        state = dict(self.__dict__)
+        state["_attach_id"] = getattr(self._experiment, "_attach_id", None)
+        state.update(_experiment=None, _owned=None)
+        return state
+
+
+class _Owned:
+    """A run that this process started, and what must be put back when it ends."""
+
+    current: weakref.ref[SafeWandbLogger] | None = None
+
+    def __init__(self, logger: SafeWandbLogger, save_dir: Path) -> None:
+        self._watchdog: Watchdog | None = None
+        self._service_was_there = "WANDB_SERVICE" in os.environ
+        # Tables and artifacts are staged here; wandb's own default is the home folder. No setting exists for it.
+        self._set_data_dir = "WANDB_DATA_DIR" not in os.environ
+        if self._set_data_dir:
+            os.environ["WANDB_DATA_DIR"] = str((save_dir / "wandb").absolute())
+        self._finish = logger.finish
+        _Owned.current = weakref.ref(logger)
+        # After wandb's own handler, hence run before it.
+        import_wandb()
+        if multiprocessing.parent_process() is None:
+            atexit.register(self._at_exit)
+        else:  # atexit handlers do not run in a child of multiprocessing
+            multiprocessing.util.Finalize(None, self._at_exit, exitpriority=10)
+
+    def watch(self, seconds: float) -> None:
+        service = wandb_service()
+        if service is not None:
+            self._watchdog = Watchdog(seconds, service.kill)
+
+    def _at_exit(self) -> None:
+        # The stream that a test runner gave to logging may be closed by now, which is no news.
+        raising, logging.raiseExceptions = logging.raiseExceptions, False
+        try:
+            self._finish()
+        finally:
+            logging.raiseExceptions = raising
+
+    def close(self, exit_code: int) -> str:
+        """Finish the run and end wandb's helper if it came with it; return what went wrong, or an empty string."""
+        atexit.unregister(self._at_exit)
+        wandb = import_wandb()
+        trouble = ""
+        with self._watchdog.guard() if self._watchdog else contextlib.nullcontext():
+            for step in (lambda: wandb.finish(exit_code), lambda: self._teardown(wandb, exit_code)):
+                try:
+                    step()
+                except (Exception, SystemExit) as error:  # teardown exits with the helper's own exit code
+                    trouble = trouble or _one_line(error)
+        if self._set_data_dir:
+            os.environ.pop("WANDB_DATA_DIR", None)
+        _Owned.current = None
+        return trouble
+
+    def _teardown(self, wandb: Any, exit_code: int) -> None:
+        if not self._service_was_there:
+            wandb.teardown(exit_code)
+
+
+def _open_logger() -> SafeWandbLogger | None:
+    return _Owned.current() if _Owned.current else None
+
+
+def _as_new_attempt(arguments: Mapping[str, Any], save_dir: Path) -> dict[str, Any]:
+    """Give a resumed offline run an id of its own: two offline runs under one id collide when they are synced."""
+    run_id = arguments["id"]
+    attempts = len(list((save_dir / "wandb").glob(f"*run-*-{run_id}*"))) if run_id else 0
+    if not attempts:
+        return {}
+    return {
+        "id": f"{run_id}-{attempts}",
+        "group": arguments["group"] or run_id,
+        "job_type": arguments["job_type"] or f"resume-{attempts}",
+        "config": {"resumed_from": run_id},
+    }
+
+
+@contextlib.contextmanager
+def _masked_argv() -> Iterator[None]:
+    """Hide secrets in the command line while wandb reads it."""
+    argv = sys.argv
+    sys.argv = [*argv[:1], *redact_argv(argv[1:])]
+    try:
+        yield
+    finally:
+        sys.argv = argv
+
+
+def _sync(run_dir: Path) -> str:
+    return f"wandb sync {shlex.quote(str(run_dir))}"
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    key = os.environ.get("WANDB_API_KEY")
+    return (text.replace(key, "***") if key else text)[:200]
