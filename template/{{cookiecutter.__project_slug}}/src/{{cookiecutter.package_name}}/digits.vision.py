@@ -41,7 +41,7 @@ def load_split() -> dict[Part, tuple[NDArray[np.float32], NDArray[np.int64]]]:
     if found != manifest["sha256"]:
         raise ValueError(
             f"the digits of this scikit-learn have SHA-256 {found}, but digits_split.json was made for "
-            f"{manifest['sha256']}: its row numbers would mean other images. Make a new split, and say so in results."
+            f"{manifest['sha256']}: its row numbers would mean other images. Make a new split and say so."
         )
     scaled = (images[:, None] / 16).astype(np.float32)
     parts: tuple[Part, ...] = ("train", "val", "test")

@@ -1,0 +1,29 @@
+"""README.md and CI say the same."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def readme_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def ci_commands() -> list[str]:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text("utf-8"))
+    return [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    assert readme_commands() == ci_commands()
+
+
+def test_the_readme_lists_every_config() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
+    assert configs == set(re.findall(r"^\| `(configs/[^`]+)`", text, re.MULTILINE))

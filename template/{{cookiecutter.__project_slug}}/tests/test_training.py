@@ -1,0 +1,98 @@
+"""Training, from the command line down: every config loads, a run is whole, its checkpoint comes back."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+{%- if cookiecutter.task == "vision" %}
+from firstlight.modules import SupervisedModule as Module
+{%- endif %}
+
+from {{ cookiecutter.package_name }}.main import main
+{%- if cookiecutter.task == "vision" %}
+from {{ cookiecutter.package_name }}.data import DigitsDataModule as DataModule
+{%- else %}
+from {{ cookiecutter.package_name }}.data import StarterDataModule as DataModule
+from {{ cookiecutter.package_name }}.model import StarterModule as Module
+{%- endif %}
+
+from .conftest import fit
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
+
+
+def column(run: Path, key: str) -> list[float]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(row[key]) for row in csv.DictReader(file) if row[key]]
+
+
+def plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(plain(item) for item in value)
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_loads(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # configs are found from any folder
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", config, "--print_config"])
+    assert stopped.value.code == 0
+    assert "max_epochs" in capsys.readouterr().out
+
+
+def test_one_batch_can_be_memorized(tmp_path: Path) -> None:
+    fit(tmp_path, "--config", "configs/debug/overfit.yaml")  # raises if not
+
+
+def test_a_run_leaves_its_record(fast_run: Path) -> None:
+    names = {path.name for path in fast_run.iterdir()}
+    assert {"config.yaml", "metrics.csv", "manifest.json", "run.png", "checkpoints"} <= names
+    losses = column(fast_run, "train/loss")
+    assert len(losses) == 8
+    assert all(map(math.isfinite, losses))
+
+
+def test_the_learning_rate_warms_up_and_falls(fast_run: Path) -> None:
+    rates = column(fast_run, "lr/decay")
+    assert rates == column(fast_run, "lr/no_decay")
+    assert all(earlier > later for earlier, later in zip(rates[1:], rates[2:], strict=False))
+
+
+def test_a_checkpoint_holds_plain_values(fast_run: Path) -> None:
+    checkpoint = torch.load(fast_run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert plain(dict(checkpoint["hyper_parameters"]))
+
+
+def test_a_loaded_checkpoint_gives_the_logged_loss(fast_run: Path) -> None:
+    module = Module.load_from_checkpoint(fast_run / "checkpoints" / "last.ckpt", map_location="cpu").eval()
+    data = DataModule()
+    data.setup("validate")
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for _, batch in zip(range(2), data.val_dataloader(), strict=False):  # as many as fast.yaml has
+            total += len(batch[0]) * float(sum(module.loss_terms(batch).values()))
+            count += len(batch[0])
+    assert total / count == pytest.approx(column(fast_run, "val/loss")[-1], rel=1e-5)
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    first = fit(tmp_path, "--config", "configs/debug/fast.yaml")
+    again = fit(
+        tmp_path, "--config", "configs/debug/fast.yaml", "--trainer.max_epochs", "3", "--resume", "last"
+    )
+    assert again == first
+    assert len(column(first, "train/loss")) == 12
+
+
+def test_a_second_fit_is_a_second_run(tmp_path: Path) -> None:
+    first, second = (fit(tmp_path, "--config", "configs/debug/fast.yaml") for _ in range(2))
+    assert first != second
