@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ class Curve:
     color: str
     noisy: bool = False
     dashed: bool = False
+    points: bool = False  # few values, each worth a dot
     best: str = ""  # "min" marks the lowest point
 
     @property
@@ -46,7 +48,6 @@ class Panel:
 
     title: str
     curves: tuple[Curve, ...]
-    unit: str = ""
     height: float = 1.0
     share: bool = False  # values are parts of one, shown in percent
 
@@ -93,13 +94,15 @@ def _curve(metrics: Metrics, key: str, label: str, color: str, **options: Any) -
 def _loss(metrics: Metrics) -> Panel:
     train_key = "train/loss" if "train/loss" in metrics else "train/loss_step"
     train = _curve(metrics, train_key, "train", _BLUE, noisy=True)
-    return Panel("Loss", (*train, *_curve(metrics, "val/loss", "validation", _ORANGE, best="min")), height=1.6)
+    return Panel(
+        "Loss", (*train, *_curve(metrics, "val/loss", "validation", _ORANGE, points=True, best="min")), height=1.6
+    )
 
 
 def _metrics(metrics: Metrics) -> list[Panel]:
     """Put metrics that are parts of one (accuracy, F1) into one panel, and give each other one its own."""
     names = sorted(k for k in metrics if k.startswith("val/") and k.count("/") == 1 and k != "val/loss")
-    found = [c for i, k in enumerate(names) for c in _curve(metrics, k, k[4:], _COLORS[i % len(_COLORS)])]
+    found = [c for i, k in enumerate(names) for c in _curve(metrics, k, k[4:], _COLORS[i % len(_COLORS)], points=True)]
     parts = [c for c in found if c.finite and all(0.0 <= v <= 1.0 for v in c.finite)]
     others = [c for c in found if c not in parts]
     panels = [Panel("Validation metrics" if len(parts) > 1 else f"Validation {c.label}", tuple(parts), share=True)
@@ -121,8 +124,8 @@ def _learning_rate(metrics: Metrics) -> Panel:
 
 def _gradient(metrics: Metrics) -> Panel:
     before = _curve(metrics, "grad/norm/total", "before clipping", _GREEN, noisy=True)
-    after = _curve(metrics, "grad/clipped_norm", "after clipping", _PURPLE, dashed=True)
-    return Panel("Gradient norm", (*before, *after), unit="L2")
+    after = _curve(metrics, "grad/clipped_norm", "after clipping", _PURPLE, noisy=True, dashed=True)
+    return Panel("Gradient norm (L2)", (*before, *after))
 
 
 def _clip_rate(metrics: Metrics) -> Panel:
@@ -139,9 +142,12 @@ def _subtitle(metrics: Metrics) -> str:
     said = []
     if "val/loss" in metrics:
         steps, values = metrics["val/loss"]
-        best = min((v, s) for v, s in zip(values, steps, strict=True)) if values else None
-        if best and math.isfinite(best[0]):
-            said.append(f"best validation loss {best[0]:.4g} at step {best[1]:,}")
+        finite = [(value, step) for value, step in zip(values, steps, strict=True) if math.isfinite(value)]
+        if finite:
+            said.append("best validation loss {:.4g} at step {:,}".format(*min(finite)))
+    broken = [s for s, v in zip(*metrics.get("train/loss", ([], [])), strict=True) if not math.isfinite(v)]
+    if broken:
+        said.append(f"train loss not finite from step {min(broken):,}")
     tests = sorted(k for k in metrics if k.startswith("test/") and k.count("/") == 1)
     said += [f"{key} {metrics[key][1][-1]:.4g}" for key in tests[:3]]
     return "   ·   ".join(said)
@@ -155,32 +161,30 @@ def _draw(panels: Sequence[Panel], *, title: str, subtitle: str) -> Any:
     heights = [panel.height for panel in panels]
     figure = Figure(figsize=(9.0, 1.0 + 1.75 * sum(heights)), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=_INK)
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    if subtitle:
-        rows[0].text(0.0, 1.16, subtitle, transform=rows[0].transAxes, fontsize=9, color="#666666", va="bottom")
+    head = {"xy": (0.0, 1.0), "xycoords": "axes fraction", "textcoords": "offset points"}
+    rows[0].annotate(title, xytext=(0, 42), fontsize=13, fontweight="bold", color=_INK, **head)
+    rows[0].annotate(subtitle, xytext=(0, 27), fontsize=9, color="#666666", **head)
     for row, panel in zip(rows, panels, strict=True):
         _draw_panel(row, panel)
     rows[-1].set_xlabel("optimizer step", fontsize=9, color=_INK)
     last = max(max(curve.steps) for panel in panels for curve in panel.curves)
     rows[-1].set_xlim(0, max(last, 1))
     rows[-1].xaxis.get_major_locator().set_params(integer=True)
-    figure.align_ylabels(list(rows))
     return figure
 
 
 def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.set_title(panel.title, loc="left", fontsize=10, color=_INK)
-    axes.set_ylabel(panel.unit, fontsize=9, color=_INK)
     axes.grid(True, color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=_INK, length=0)
+    axes.tick_params(which="both", labelsize=8, colors=_INK, length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#BBBBBB")
-    _set_scale(axes, panel)
     for curve in panel.curves:
         _draw_curve(axes, curve)
+    _set_scale(axes, panel)
     _mark_non_finite(axes, panel.curves)
     if len(panel.curves) > 1 or panel.title == "Learning rate":
         axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, borderpad=0.0,
@@ -188,46 +192,49 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
 
 
 def _set_scale(axes: Any, panel: Panel) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
     values = [value for curve in panel.curves for value in curve.finite]
+    low, high = min(values), max(values)
     if panel.share:
-        from matplotlib.ticker import PercentFormatter
-
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=None))
-        if panel.title == "Clip rate":
-            axes.set_ylim(-0.04, 1.04)
-    elif min(values) > 0.0 and max(values) / min(values) > _LOG_FROM and not _is_decay_to_floor(panel):
-        from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
-
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+        spread = max(high - low, 0.1)  # no drama out of half a percent
+        bounds = (0.0, 1.0) if panel.title == "Clip rate" else (high - spread, low + spread)
+        axes.set_ylim(max(bounds[0], 0.0) - 0.05 * spread, min(bounds[1], 1.0) + 0.05 * spread)
+    elif low > 0.0 and high / low > _LOG_FROM and not _is_smooth_schedule(panel):
         axes.set_yscale("log")
-        decades = math.log10(max(values) / min(values))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(math.inf, math.inf)))
+        subs = (1.0,) if high / low > 1000.0 else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    elif min(values) >= 0.0 and panel.title == "Learning rate":
+    elif low >= 0.0 and panel.title == "Learning rate":
         axes.set_ylim(bottom=0.0)
 
 
-def _is_decay_to_floor(panel: Panel) -> bool:
+def _is_smooth_schedule(panel: Panel) -> bool:
     """A warm-up or a cosine reads best on a linear scale; steps by a factor of ten read best on a log scale."""
     return panel.title == "Learning rate" and len({v for c in panel.curves for v in c.finite}) > 12
 
 
 def _draw_curve(axes: Any, curve: Curve) -> None:
     smooth = curve.noisy and len(curve.values) >= _SMOOTH_FROM
-    few = len(curve.values) <= 40 and not curve.noisy
+    dots = (curve.points and len(curve.values) <= 60) or len(curve.values) == 1
+    style = (0, (3, 1.5)) if curve.dashed else "-"
     axes.plot(
         curve.steps,
         [value if math.isfinite(value) else math.nan for value in curve.values],
         color=curve.color,
         linewidth=0.8 if smooth else 1.5,
         alpha=0.35 if smooth else 1.0,
-        linestyle=(0, (3, 1.5)) if curve.dashed else "-",
-        marker="o" if few or len(curve.values) == 1 else None,
+        linestyle=style,
+        marker="o" if dots else None,
         markersize=3.5,
         label=None if smooth else curve.label,
     )
     if smooth:
-        axes.plot(curve.steps, _smoothed(curve.values), color=curve.color, linewidth=1.7, label=curve.label)
+        axes.plot(
+            curve.steps, _smoothed(curve.values), color=curve.color, linewidth=1.7, linestyle=style, label=curve.label
+        )
     if curve.best and curve.finite:
         best = min(curve.finite)
         step = curve.steps[curve.values.index(best)]
@@ -237,12 +244,10 @@ def _draw_curve(axes: Any, curve: Curve) -> None:
 def _smoothed(values: Sequence[float]) -> list[float]:
     """Return the mean over a centered window of a thirtieth of the run, over what is finite in it."""
     half = max(len(values) // 60, 1)
-    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
-    return [_mean([v for v in window if math.isfinite(v)]) for window in windows]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+    sums = [0.0, *itertools.accumulate(v if math.isfinite(v) else 0.0 for v in values)]
+    counts = [0, *itertools.accumulate(int(math.isfinite(v)) for v in values)]
+    windows = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]
+    return [(sums[b] - sums[a]) / (counts[b] - counts[a]) if counts[b] > counts[a] else math.nan for a, b in windows]
 
 
 def _mark_non_finite(axes: Any, curves: Iterable[Curve]) -> None:
