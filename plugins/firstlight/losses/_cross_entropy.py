@@ -161,19 +161,27 @@ class CrossEntropyLoss(nn.Module):
         >>> loss.minimum(torch.zeros(1, 10), torch.tensor([3]))
         tensor(0.5003)
         """
-        class_dim = 0 if logits.ndim == 1 else 1
-        reached = self._target_distribution(logits, target, class_dim)
-        # The loss with class weights is a cross-entropy against weight * target; it is lowest at the distribution
-        # proportional to that product.
-        best = torch.where(reached > 0, reached.log(), torch.finfo(reached.dtype).min / 4)
-        return self.forward(best, target)
+        weight, ignore_index, smoothing = self.weight, self.ignore_index, self.label_smoothing
+        return self.forward(best_logits(logits, target, weight, ignore_index, smoothing), target)
 
-    def _target_distribution(self, logits: Tensor, target: Tensor, class_dim: int) -> Tensor:
-        num_classes = logits.shape[class_dim]
-        if _takes_indices(logits, target):
-            valid = torch.where(target == self.ignore_index, 0, target).long()
-            target = F.one_hot(valid, num_classes).movedim(-1, class_dim)
-        smooth = target.float() * (1 - self.label_smoothing) + self.label_smoothing / num_classes
-        if self.weight is not None:
-            smooth = smooth * self.weight.float().reshape([-1 if d == class_dim else 1 for d in range(logits.ndim)])
-        return smooth / smooth.sum(class_dim, keepdim=True).clamp(min=torch.finfo(smooth.dtype).tiny)
+
+def best_logits(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
+) -> Tensor:
+    """Return the logits, shaped like ``logits``, at which cross-entropy on ``target`` is lowest.
+
+    With class weights the loss is a cross-entropy against ``weight * target``; it is lowest at the distribution
+    proportional to that product.
+    """
+    class_dim = 0 if logits.ndim == 1 else 1
+    num_classes = logits.shape[class_dim]
+    if _takes_indices(logits, target):
+        valid = torch.where(target == ignore_index, 0, target).long()
+        target = F.one_hot(valid, num_classes).movedim(-1, class_dim)
+    mass = target.to(torch.promote_types(logits.dtype, torch.float32)) * (1 - label_smoothing)
+    mass = mass + label_smoothing / num_classes
+    if weight is not None:
+        mass = mass * weight.to(mass.dtype).reshape([-1 if d == class_dim else 1 for d in range(logits.ndim)])
+    best = mass / mass.sum(class_dim, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
+    # Far below every finite logarithm, and still finite when a loss multiplies it by a probability of 0.
+    return torch.where(best > 0, best.log(), -1e4)

@@ -1,0 +1,262 @@
+"""LearningRateScheduler: a schedule for every parameter group, exact on resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from firstlight._require import require
+from firstlight.schedules import Schedule
+
+_Group = dict[str, Any]
+
+
+@final
+class LearningRateScheduler(Callback):
+    """Set the learning rate of every parameter group to its base rate times ``schedule``.
+
+    The rate of a step is a function of the step alone: a run that was stopped anywhere and resumed has the rates of
+    the unbroken one. Groups keep the ratios of their base rates; groups added later join at the current factor.
+
+    Role: actor; it changes the learning rates and nothing else.
+    Reads: ``trainer.global_step``; under manual optimization it counts the steps of each optimizer.
+    Writes: ``lr`` and ``initial_lr`` of the parameter groups, before the first step and after each one.
+    Logs: ``lr/<group name>``, the rate of the step just taken.
+
+    Args:
+        schedule: optimizer step to a factor of the base rate.
+        total_steps: length of the run in optimizer steps; default: what the Trainer estimates.
+        compose: what to do if ``configure_optimizers`` returns a scheduler too: ``None`` refuses, ``"multiply"``
+            applies the factor on top of the scheduler's rate during each step only, so that it never sees the product.
+        on_resume: base rates and length of the run from the code (``"config"``) or from the checkpoint.
+
+    Raises:
+        ValueError: a second scheduler and ``compose=None``; a schedule that needs the length of a run that has none.
+    """
+
+    role: ClassVar[str] = "actor"
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        total_steps: int | None = None,
+        compose: Literal["multiply"] | None = None,
+        on_resume: Literal["config", "checkpoint"] = "config",
+    ) -> None:
+        require(isinstance(schedule, Schedule), "schedule", schedule, "a firstlight Schedule", error=TypeError)
+        require(total_steps is None or total_steps >= 1, "total_steps", total_steps, "one or more optimizer steps")
+        require(compose in (None, "multiply"), "compose", compose, "None or 'multiply'")
+        require(on_resume in ("config", "checkpoint"), "on_resume", on_resume, "'config' or 'checkpoint'")
+        self.schedule = schedule
+        self.total_steps = total_steps
+        self.compose = compose
+        self.on_resume = on_resume
+        self._loaded: dict[str, Any] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._resolved: Schedule | None = None
+        self._total: int | None = None
+        self._bases: list[list[float]] = []
+        self._written: dict[int, float] = {}  # by id of the group: what we wrote last, to notice other writers
+        self._released: set[int] = set()
+        self._applied: dict[int, float] = {}
+        self._steps: list[int] = []  # steps of each optimizer, under manual optimization
+        self._undo: list[Callable[[], None]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": list(self._steps), "bases": [list(rates) for rates in self._bases], "total": self._total}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = dict(state_dict)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The optimizers exist and the checkpoint's have not been restored yet: the rates are those of the code.
+        self._forget()
+        if trainer.lr_scheduler_configs and self.compose is None:
+            names = ", ".join(type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs)
+            raise ValueError(
+                f"two writers of the learning rate: LearningRateScheduler and {names} from configure_optimizers; "
+                "remove one of them, or pass compose='multiply'"
+            )
+        if self.compose and not pl_module.automatic_optimization:
+            raise ValueError("compose='multiply' needs automatic optimization; remove one of the two schedulers")
+        self._bases = [[_base(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+        self._steps = [0] * len(trainer.optimizers)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loaded = self._loaded if trainer.global_step > 0 else {}  # LearningRateFinder loads states at step 0
+        self._loaded = {}
+        if loaded.get("bases") and self.on_resume == "checkpoint":
+            self._bases = [list(rates) for rates in loaded["bases"]]
+        # Not earlier: asking for the length of the run builds the loaders, and a loader built before its state is
+        # restored loses that state.
+        self._resolve(trainer, loaded.get("total"))
+        if not pl_module.automatic_optimization:
+            steps = loaded.get("steps") or [trainer.global_step // max(1, len(self._steps))] * len(self._steps)
+            self._steps = list(steps)
+            for index, optimizer in enumerate(trainer.optimizers):
+                self._count(index, optimizer)
+        if self.compose == "multiply":
+            self._wrap_optimizer_step(trainer, pl_module)
+            return
+        self._announce_jump(trainer, loaded.get("total"))
+        self._write(trainer, pl_module)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        # Groups that joined since the last step (unfreezing) must not take their first step at the raw rate.
+        if self.compose is None and any(
+            len(bases) != len(known.param_groups) for known, bases in zip(trainer.optimizers, self._bases, strict=True)
+        ):
+            self._write(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for name, rate in self._rates(trainer):
+            # A tensor on the host: logging a float would copy it to the device at every step.
+            pl_module.log(name, torch.tensor(rate, dtype=torch.float64), on_step=True, on_epoch=False)
+        if self.compose is None:
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        for undo in self._undo:
+            undo()
+        self._undo = []
+
+    def _resolve(self, trainer: Trainer, checkpointed: int | None) -> None:
+        batches = trainer.num_training_batches
+        accumulate = trainer.accumulate_grad_batches
+        per_epoch = None if math.isinf(batches) else math.ceil(batches / accumulate)
+        self._resolved = self.schedule.resolve(steps_per_epoch=per_epoch, steps_per_batch=1.0 / accumulate)
+        self._total = self.total_steps
+        if self.on_resume == "checkpoint" and checkpointed is not None:
+            self._total = checkpointed
+        if self._total is None and self._resolved.needs_total:
+            self._total = _estimated_steps(trainer, self._resolved)
+        warmup = getattr(self._resolved, "warmup", 0)
+        if self._total is not None and isinstance(warmup, int) and warmup > self._total:
+            rank_zero_warn(f"warm-up of {warmup} steps is longer than the run of {self._total}; the peak is its end")
+
+    def _factor(self, trainer: Trainer, index: int) -> float:
+        assert self._resolved is not None
+        automatic = trainer.lightning_module.automatic_optimization
+        return self._resolved.factor(trainer.global_step if automatic else self._steps[index], self._total)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for index, optimizer in enumerate(trainer.optimizers):
+            factor = self._factor(trainer, index)
+            bases = self._bases[index]
+            for number, group in enumerate(optimizer.param_groups):
+                if number >= len(bases):
+                    bases.append(_base(group))
+                if self._is_ours(group):
+                    rate = bases[number] * factor
+                    group["initial_lr"] = bases[number]
+                    _set_rate(group, rate)
+                    self._written[id(group)] = rate
+
+    def _is_ours(self, group: _Group) -> bool:
+        """Whether nobody else wrote the rate of ``group`` since we did; if someone has, it is theirs from now on."""
+        last = self._written.get(id(group))
+        if id(group) in self._released:
+            return False
+        if last is None or isinstance(group["lr"], Tensor) or group["lr"] == last:
+            return True
+        self._released.add(id(group))
+        rank_zero_warn(
+            f"LearningRateScheduler: something else set the learning rate of group {group.get('name', '?')!r} to "
+            f"{group['lr']:.3g} (the schedule had {last:.3g}); the schedule leaves this group alone from now on"
+        )
+        return False
+
+    def _rates(self, trainer: Trainer) -> list[tuple[str, float]]:
+        several = len(trainer.optimizers) > 1
+        rates = []
+        for index, optimizer in enumerate(trainer.optimizers):
+            for number, group in enumerate(optimizer.param_groups):
+                rate = self._applied.get(id(group), group["lr"])
+                name = group.get("name", f"group_{number}")
+                rates.append((f"lr/{index}/{name}" if several else f"lr/{name}", float(rate)))
+        return rates
+
+    def _count(self, index: int, optimizer: Optimizer) -> None:
+        def stepped(*_: object) -> None:
+            self._steps[index] += 1
+
+        self._undo.append(optimizer.register_step_post_hook(stepped).remove)
+
+    def _announce_jump(self, trainer: Trainer, before: int | None) -> None:
+        if before is None or self._total is None or before == self._total or not self._bases[0]:
+            return
+        old = float(trainer.optimizers[0].param_groups[0]["lr"])
+        new = self._bases[0][0] * self._factor(trainer, 0)
+        rank_zero_info(f"learning rate goes {old:.4g} -> {new:.4g} because total_steps went {before} -> {self._total}")
+
+    def _wrap_optimizer_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the factor during each optimizer step only: other schedulers never see the product."""
+        inner = pl_module.optimizer_step
+
+        def optimizer_step(epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            factor = self._factor(trainer, 0)
+            groups = optimizer.param_groups
+            undamped = [float(group["lr"]) for group in groups]
+            for group, rate in zip(groups, undamped, strict=True):
+                _set_rate(group, rate * factor)
+                self._applied[id(group)] = rate * factor
+            try:
+                inner(epoch, batch_idx, optimizer, optimizer_closure)
+            finally:
+                for group, rate in zip(groups, undamped, strict=True):
+                    _set_rate(group, rate)
+
+        pl_module.optimizer_step = optimizer_step  # type: ignore[method-assign]
+        self._undo.append(lambda: pl_module.__dict__.pop("optimizer_step", None))
+
+
+def _base(group: _Group) -> float:
+    # A torch scheduler has already scaled "lr" and keeps the base rate here.
+    return float(group["initial_lr"] if "initial_lr" in group else group["lr"])
+
+
+def _set_rate(group: _Group, rate: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)  # a compiled or captured optimizer holds on to the tensor
+    else:
+        group["lr"] = rate
+
+
+def _estimated_steps(trainer: Trainer, schedule: Schedule) -> int:
+    """Return the length of the run in optimizer steps, or raise with the reason why it is not known."""
+    why = None
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(c, GradientAccumulationScheduler) and len(c.scheduling) > 1 for c in callbacks):
+        why = "GradientAccumulationScheduler changes the number of steps per epoch"
+    if why is None:
+        steps = trainer.estimated_stepping_batches
+        if steps not in (-1, float("inf")):
+            return int(steps)
+        why = (
+            "the train loader has no length"
+            if math.isinf(trainer.num_training_batches)
+            else "max_epochs=-1 and max_steps=-1 set no end"
+        )
+    raise ValueError(
+        f"{type(schedule).__name__} needs the length of the run, and it is not known: {why}; pass total_steps= to "
+        "LearningRateScheduler, or set max_steps= on the Trainer"
+    )

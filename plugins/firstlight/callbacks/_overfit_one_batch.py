@@ -1,0 +1,198 @@
+"""OverfitOneBatch: can this set-up memorize one batch?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
+
+from firstlight._require import require
+from firstlight._rng import isolated_rng
+from firstlight.callbacks._overfit_trial import Trial, run_trial
+
+_ENOUGH = 0.05  # of the reducible loss may be left: CE, BCE, MSE and L1 leave 0.001 to 1.8 % after 100 steps
+
+
+@dataclass(frozen=True)
+class OverfitResult:
+    """The verdict, and what it rests on.
+
+    ``passed`` is ``None`` if the probe could not run; ``cause`` then says why. Losses are those of the task, without
+    penalties; ``floor`` is the lowest value that they could reach on the batch, ``None`` if it is not known.
+    """
+
+    passed: bool | None
+    initial: float | None = None
+    final: float | None = None
+    floor: float | None = None
+    steps: int = 0
+    cause: str | None = None
+
+    def __str__(self) -> str:
+        """Say the verdict in one line."""
+        if self.passed is None:
+            return f"OverfitOneBatch skipped: {self.cause}"
+        verdict = "passed" if self.passed else "FAILED"
+        loss = "" if self.initial is None else f": loss {self.initial:.4g} -> {self.final:.4g}"
+        floor = "" if self.floor is None or not loss else f" (floor {self.floor:.4g})"
+        steps = f" in {self.steps} steps" if loss else ""
+        return f"OverfitOneBatch {verdict}{loss}{floor}{steps}" + (f"; {self.cause}" if self.cause else "")
+
+
+@final
+class OverfitOneBatch(Callback):
+    """Before the first step, train a copy of the module on the first batch: a set-up that can learn memorizes it.
+
+    The loss is judged against its own floor (label smoothing, soft targets and class weights have one above zero): at
+    most 5 % of what can be reduced may be left. On the copy dropout, penalties and weight decay are off, the module's
+    own optimizer runs with a short warm-up and a cosine. Where it fails, a reference Adam tries the same batch, which
+    tells a fault of the optimizer from one of the model or the loss. It also fails if some trainable parameter
+    gets no gradient at all, though the rest may memorize the batch without it.
+
+    Role: probe; weights, buffers, optimizer state, random numbers and the position in the data are the same after as
+    before. Reads: the first batch. Writes: nothing. Logs: nothing; the verdict is ``callback.result`` and one line.
+
+    Skipped, with the reason: on resume, under sharded strategies, manual optimization, several optimizers, LBFGS, a
+    batch of one with batch norm, a module that cannot be copied. Under DDP each rank tries its own batch and all
+    must pass.
+
+    Args:
+        max_steps: at most so many optimizer steps; the trial ends as soon as it has passed.
+        on_fail: raise, or warn and go on.
+
+    Raises:
+        RuntimeError: the set-up cannot memorize the batch and ``on_fail="raise"``; the message names the cause.
+    """
+
+    role: ClassVar[str] = "probe"
+
+    def __init__(self, *, max_steps: int = 300, on_fail: Literal["raise", "warn"] = "raise") -> None:
+        require(max_steps >= 20, "max_steps", max_steps, "20 or more")
+        require(on_fail in ("raise", "warn"), "on_fail", on_fail, "'raise' or 'warn'")
+        self.max_steps = max_steps
+        self.on_fail = on_fail
+        self.result: OverfitResult | None = None
+        self._armed = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.result = None
+        self._armed = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self._armed:
+            return
+        self._armed = False
+        reason = _reason_to_skip(trainer, pl_module, batch)
+        self.result = OverfitResult(None, cause=reason) if reason else self._probe(trainer, pl_module, batch)
+        passed = trainer.strategy.reduce_boolean_decision(self.result.passed is not False, all=True)
+        if passed:
+            rank_zero_info(str(self.result))
+            return
+        message = str(self.result if self.result.passed is False else "OverfitOneBatch FAILED on another rank")
+        if self.on_fail == "raise":
+            raise RuntimeError(message)
+        rank_zero_warn(message)
+
+    def _probe(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> OverfitResult:
+        settings = {"max_steps": self.max_steps, "enough": _ENOUGH * 0.5}
+        with isolated_rng(), torch.enable_grad():
+            try:
+                trial = run_trial(trainer, pl_module, batch, **settings)  # type: ignore[arg-type]
+            except (AttributeError, NotImplementedError, TypeError, RuntimeError) as error:
+                # A module that needs its Trainer, or that cannot be copied, will say so in the real run if it is wrong.
+                return OverfitResult(None, cause=f"the step does not run on a copy: {_first_line(error)}")
+            needs_reference = not _passes(trial) and _certain_cause(trial) is None
+            # All ranks, or none: the reference trial has collectives of its own.
+            if not trainer.strategy.reduce_boolean_decision(needs_reference, all=False):
+                return _judge(trial, None)
+            reference = run_trial(trainer, pl_module, batch, reference=True, **settings)  # type: ignore[arg-type]
+        return _judge(trial, reference)
+
+
+def _passes(trial: Trial) -> bool:
+    return trial.error is None and not trial.disconnected and not trial.unreached and trial.left <= _ENOUGH
+
+
+def _judge(trial: Trial, reference: Trial | None) -> OverfitResult:
+    passed = _passes(trial)
+    losses = trial.losses
+    last = [loss for loss in losses[-5:] if math.isfinite(loss)]
+    return OverfitResult(
+        passed,
+        initial=losses[0] if losses else None,
+        final=min(last) if last else (math.nan if losses else None),
+        floor=trial.floor,
+        steps=len(losses),
+        cause=None if passed else _certain_cause(trial) or _likely_cause(trial, reference),
+    )
+
+
+def _certain_cause(trial: Trial) -> str | None:
+    """Name the cause that the trial itself shows, the most basic first."""
+    if trial.error is not None:
+        return trial.error
+    if trial.disconnected:
+        return "the loss has no gradient: it was detached, computed under no_grad, or rebuilt from numbers"
+    if trial.learning_rates and not any(trial.learning_rates):
+        return "the learning rate is 0"
+    if trial.unreached:
+        shown = ", ".join(trial.unreached[:3]) + (", ..." if len(trial.unreached) > 3 else "")
+        return (
+            f"no gradient reaches {len(trial.unreached)} trainable parameter(s) ({shown}): a detach() or no_grad on "
+            "the way, or layers that the loss does not use; freeze them with requires_grad_(False) if that is meant"
+        )
+    if trial.probabilities is not None and not trial.left <= _ENOUGH:
+        return (
+            f"{trial.probabilities} gets probabilities, not logits: remove the softmax or sigmoid at the end of the "
+            "model, the loss applies its own"
+        )
+    return None
+
+
+def _likely_cause(trial: Trial, reference: Trial | None) -> str:
+    rates = ", ".join(f"{rate:.3g}" for rate in sorted(set(trial.learning_rates)))
+    if reference is not None and reference.left <= _ENOUGH:
+        return (
+            f"the optimizer: {trial.optimizer} at learning rate {rates} does not get there, Adam at 0.001 brings the "
+            f"same batch to {min(reference.losses[-5:]):.4g} in {len(reference.losses)} steps"
+        )
+    if not all(map(math.isfinite, trial.losses)):
+        return "the loss is not finite: look for log(0), division by 0, overflow, or non-finite inputs"
+    return (
+        "neither its own optimizer nor Adam at 0.001 can memorize the batch: look at the labels (do they belong to "
+        "these inputs, is each input given once?), the sign and form of the loss, and a bottleneck in the model"
+    )
+
+
+def _reason_to_skip(trainer: Trainer, pl_module: LightningModule, batch: Any) -> str | None:
+    if trainer.global_step > 0:
+        return "the run was resumed"
+    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        return f"{type(trainer.strategy).__name__} shards the model, and a shard cannot be copied"
+    if not pl_module.automatic_optimization:
+        return "manual optimization: the step belongs to the module"
+    if len(trainer.optimizers) != 1:
+        return f"{len(trainer.optimizers)} optimizers"
+    if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
+        return "LBFGS evaluates its closure several times a step"
+    norms = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in pl_module.modules())
+    if norms and _batch_size(batch) == 1:
+        return "batch norm needs more than one sample in a batch"
+    return None
+
+
+def _batch_size(batch: Any) -> int | None:
+    if isinstance(batch, torch.Tensor):
+        return batch.shape[0] if batch.ndim else None
+    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else ()
+    return next((size for size in map(_batch_size, parts) if size is not None), None)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]

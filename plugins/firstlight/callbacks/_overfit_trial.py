@@ -1,0 +1,227 @@
+"""One trial: train a copy of a module on one batch and see how far the loss falls towards its floor."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.overrides import TorchFunctionMode
+
+from firstlight.losses._floor import has_floor, loss_floor
+from firstlight.schedules import WarmupCosine
+
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+_PATCHED = ("forward", "training_step", "log", "log_dict")
+
+
+class LabelsOutOfRangeError(Exception):
+    """A class index outside the classes; raised before the loss is called, since on CUDA that call ends the process."""
+
+
+@dataclass
+class Trial:
+    """What one trial measured."""
+
+    optimizer: str = ""
+    learning_rates: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # of the task: named loss calls, without penalties
+    floor: float | None = None
+    error: str | None = None
+    disconnected: bool = False
+    probabilities: str | None = None  # the loss function that was given probabilities instead of logits
+    unreached: list[str] = field(default_factory=list)  # trainable parameters that no gradient reached
+
+    @property
+    def left(self) -> float:
+        """The fraction of the reducible loss that is left, at the best of the last steps; NaN if unknown."""
+        if len(self.losses) < 2 or not math.isfinite(self.losses[0]):
+            return math.nan
+        floor = self.floor or 0.0
+        start = self.losses[0] - floor
+        last = [loss for loss in self.losses[-5:] if math.isfinite(loss)]
+        if not last:
+            return math.nan
+        return (min(last) - floor) / start if start > 1e-12 else 0.0
+
+
+class LossRecorder(TorchFunctionMode):
+    """Sees every loss call inside a step: its value and floor; and switches dropout off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[Tensor] = []
+        self.floors: list[Tensor | None] = []
+        self.probabilities: str | None = None
+        self._inside = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _DROPOUTS:
+            kwargs["training"] = False
+            return func(*args[:1], p=0.0, training=False)
+        if func is F.scaled_dot_product_attention and "dropout_p" in kwargs:
+            kwargs["dropout_p"] = 0.0
+        if not has_floor(func):
+            return func(*args, **kwargs)
+        self._inspect(func, args, kwargs)
+        value = func(*args, **kwargs)
+        if not self._inside:
+            self.add(value, loss_floor(func, *args, **kwargs))
+        return value
+
+    def add(self, value: Tensor, floor: Tensor | None) -> None:
+        self.values.append(value.detach().float().mean())
+        self.floors.append(None if floor is None else floor.detach().float().mean())
+
+    def _inspect(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        names = dict(zip(("input", "target"), args, strict=False)) | kwargs
+        prediction, target = names["input"].detach(), names["target"]
+        if func in (F.cross_entropy, F.nll_loss) and not target.is_floating_point():
+            class_dim = 0 if prediction.ndim == 1 else 1
+            classes = prediction.shape[class_dim]
+            counted = target[target != names.get("ignore_index", -100)]
+            if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
+                raise LabelsOutOfRangeError(
+                    f"labels go from {int(counted.min())} to {int(counted.max())}, but the model has {classes} "
+                    f"outputs: labels must be 0 to {classes - 1} (or ignore_index)"
+                )
+        if func is F.cross_entropy and prediction.ndim > 1 and prediction.shape[1] > 1:
+            total = prediction.float().sum(1)
+            if bool((prediction >= 0).all()) and bool((total - 1).abs().max() < 1e-2):
+                self.probabilities = "cross-entropy"
+        if func is F.binary_cross_entropy_with_logits and bool(((prediction > 0) & (prediction < 1)).all()):
+            self.probabilities = "binary cross-entropy with logits"
+
+    def watch(self, module: nn.Module) -> contextlib.ExitStack:
+        """Let losses that know their own floor (``minimum(prediction, target)``) speak for the calls inside them."""
+        stack = contextlib.ExitStack()
+        for layer in module.modules():
+            if callable(getattr(layer, "minimum", None)):
+                stack.callback(layer.register_forward_pre_hook(self._enter).remove)
+                stack.callback(layer.register_forward_hook(self._leave).remove)
+        return stack
+
+    def _enter(self, layer: nn.Module, args: Any) -> None:
+        self._inside += 1
+
+    def _leave(self, layer: Any, args: Any, value: Tensor) -> None:
+        with torch.no_grad():
+            floor = layer.minimum(*args)
+        self._inside -= 1
+        self.add(value, floor)
+
+
+def run_trial(
+    trainer: Trainer, pl_module: LightningModule, batch: Any, *, max_steps: int, enough: float, reference: bool = False
+) -> Trial:
+    """Train a copy of ``pl_module`` on ``batch``, with its own optimizer or a reference Adam at 1e-3."""
+    trial = Trial()
+    twin = _twin(pl_module)
+    optimizer = Adam((p for p in twin.parameters() if p.requires_grad), lr=1e-3) if reference else _optimizer(twin)
+    trial.optimizer = type(optimizer).__name__
+    trial.learning_rates = [float(group["lr"]) for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        if group.get("weight_decay"):
+            group["weight_decay"] = 0.0
+    reached: dict[str, Tensor] = {}
+    recorder = LossRecorder()
+    schedule = WarmupCosine(warmup=0.1)
+    check_every = 10
+    with recorder.watch(twin):
+        for step in range(max_steps):
+            for group, rate in zip(optimizer.param_groups, trial.learning_rates, strict=True):
+                _set_rate(group, rate * schedule.factor(step, max_steps))
+            try:
+                if not _step(trainer, twin, batch, optimizer, recorder, trial):
+                    break
+            except LabelsOutOfRangeError as error:
+                trial.error = str(error)
+                break
+            for name, parameter in twin.named_parameters():
+                if parameter.grad is not None:
+                    moved = (parameter.grad.coalesce().values() if parameter.grad.is_sparse else parameter.grad) != 0
+                    reached[name] = reached.get(name, torch.zeros((), dtype=torch.bool)).to(moved.device) | moved.any()
+            if (step + 1) % check_every == 0:
+                done = not math.isfinite(trial.losses[-1]) or trial.left <= enough
+                # every rank must take the same number of steps: synchronized batch norm waits for all of them
+                if trainer.strategy.reduce_boolean_decision(done, all=True):
+                    break
+    trial.probabilities = recorder.probabilities
+    if not trial.error and not trial.disconnected:
+        trial.unreached = [
+            name
+            for name, parameter in twin.named_parameters()
+            if parameter.requires_grad and not bool(reached.get(name, torch.tensor(False)))
+        ]
+    return trial
+
+
+def _step(
+    trainer: Trainer, twin: LightningModule, batch: Any, optimizer: Optimizer, recorder: LossRecorder, trial: Trial
+) -> bool:
+    """Take one step; return whether it could be taken."""
+    recorder.values, recorder.floors = [], []
+    optimizer.zero_grad()
+    # fp16 gradients underflow without the scaler, which belongs to the real run: the trial uses full precision there
+    amp = contextlib.nullcontext() if trainer.precision == "16-mixed" else trainer.precision_plugin.train_step_context()
+    with amp, recorder:
+        output = twin.training_step(copy.deepcopy(batch), 0) if _takes_index(twin) else twin.training_step(batch)
+    loss = output["loss"] if isinstance(output, dict) else output
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        trial.disconnected = True
+        return False
+    task = torch.stack(recorder.values).sum() if recorder.values else loss.detach().float()
+    trial.losses.append(float(task))
+    if trial.floor is None and recorder.floors and all(floor is not None for floor in recorder.floors):
+        trial.floor = float(sum(floor for floor in recorder.floors if floor is not None))
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return True
+
+
+def _takes_index(module: LightningModule) -> bool:
+    return module.training_step.__code__.co_argcount > 2
+
+
+def _twin(pl_module: LightningModule) -> LightningModule:
+    """Copy the module, without its Trainer, without logging, in training mode, with penalties off."""
+    twin = copy.deepcopy(pl_module)
+    for name in _PATCHED:  # patches on the instance (torch.compile, other tools) stay bound to the original
+        twin.__dict__.pop(name, None)
+    twin.log = twin.log_dict = lambda *_, **__: None  # type: ignore[assignment, method-assign]
+    twin.zero_grad()
+    for layer in twin.modules():
+        if type(layer).__name__.endswith("Penalty") and isinstance(getattr(layer, "weight", None), float):
+            layer.weight = 0.0  # type: ignore[assignment]
+        if isinstance(layer, (nn.MultiheadAttention, nn.RNNBase)):
+            layer.dropout = 0.0  # given to fused kernels that the recorder cannot see
+    return twin
+
+
+def _optimizer(twin: LightningModule) -> Optimizer:
+    """Return the user's own optimizer on the copy; AdamW if ``configure_optimizers`` needs a Trainer."""
+    try:
+        configured: Any = twin.configure_optimizers()
+    except RuntimeError as error:
+        if "not attached to a `Trainer`" not in str(error):
+            raise
+        return torch.optim.AdamW((p for p in twin.parameters() if p.requires_grad), lr=1e-3, weight_decay=0.0)
+    while not isinstance(configured, Optimizer):
+        configured = configured["optimizer"] if isinstance(configured, dict) else configured[0]
+    return configured
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"] = group["lr"].clone().fill_(rate)
+    else:
+        group["lr"] = rate

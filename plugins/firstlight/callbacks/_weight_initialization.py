@@ -1,0 +1,133 @@
+"""WeightInitialization: an InitPlan, applied once, never over weights that mean something."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, final
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
+
+from firstlight._rng import isolated_rng
+from firstlight.initializers import InitPlan, InitReport, InitRule, initialize_
+
+_MARK = "_firstlight_initialized"
+
+
+@final
+class WeightInitialization(Callback):
+    """Initialize the weights after ``plan`` at the start of ``fit``.
+
+    It runs after ``configure_model`` and before a checkpoint is restored and before DDP broadcasts, so layers made
+    anywhere are seen, a checkpoint wins, and all ranks agree. A layer whose weights do not look freshly constructed
+    (pretrained, or trained by an earlier ``fit``) is left alone, with a warning, unless ``force``.
+
+    Role: actor; it fills parameters, once. It draws from a generator of its own, so the order of the data and every
+    other random number stay what they were.
+    Reads: the layers of the module. Writes: their parameters. Logs: nothing; the report is ``callback.report``.
+
+    Args:
+        plan: default :meth:`firstlight.initializers.InitPlan.recommended`.
+        lsuv: not available yet; ``True`` raises.
+        force: also fill layers that look trained.
+        seed: of the generator; default: drawn from torch's global generator without advancing it.
+
+    Raises:
+        NotImplementedError: ``lsuv=True``.
+    """
+
+    role: ClassVar[str] = "actor"
+
+    def __init__(
+        self, plan: InitPlan | None = None, *, lsuv: bool = False, force: bool = False, seed: int | None = None
+    ) -> None:
+        if lsuv:
+            raise NotImplementedError("lsuv=True is not available in this version; leave it False")
+        self.plan = plan
+        self.lsuv = lsuv
+        self.force = force
+        self.seed = seed
+        self.report: InitReport | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or getattr(pl_module, _MARK, False):
+            return
+        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+            return  # sharded: the weights are real, and the checkpoint not yet read, in on_fit_start
+        configure_model = pl_module.configure_model
+
+        def configure_then_initialize() -> None:
+            # Lightning calls this hook after every setup() and before it restores weights.
+            pl_module.__dict__.pop("configure_model", None)
+            configure_model()
+            self._initialize(trainer, pl_module)
+
+        pl_module.configure_model = configure_then_initialize  # type: ignore[method-assign]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        sharded = isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy))
+        if sharded and not getattr(pl_module, _MARK, False):
+            rank_zero_warn(
+                f"WeightInitialization stands aside under {type(trainer.strategy).__name__}: a shard does not know its "
+                "fans; call firstlight.initializers.initialize_ in configure_model, before the model is sharded"
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pl_module.__dict__.pop("configure_model", None)
+
+    def _initialize(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        plan = self.plan or InitPlan.recommended()
+        trained = [] if self.force else [n for n, layer in pl_module.named_modules() if not looks_fresh(layer)]
+        if trained:
+            shown = ", ".join(trained[:3]) + (", ..." if len(trained) > 3 else "")
+            rank_zero_warn(
+                f"WeightInitialization leaves {len(trained)} layer(s) alone that do not look freshly constructed "
+                f"({shown}): pretrained or trained weights? Pass force=True to fill them all the same"
+            )
+            plan = InitPlan([*(InitRule("keep", names=_literal(name)) for name in trained), *plan.rules])
+        with isolated_rng():
+            # The device's own generator would tie the weights to the hardware; seeds come from the host's.
+            seed = self.seed if self.seed is not None else int(torch.randint(2**31, ()))
+            torch.manual_seed(seed)
+            self.report = initialize_(pl_module, plan)
+        setattr(pl_module, _MARK, True)
+        rank_zero_info(f"WeightInitialization:\n{self.report}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+def looks_fresh(layer: nn.Module) -> bool:
+    """Whether the weight of ``layer`` could be torch's own default, by the bounds that a default never leaves.
+
+    Linear and Conv draw from U(-1/sqrt(fan_in), 1/sqrt(fan_in)); a few optimizer steps push some weight outside
+    (0.9999 against 1.85 after 50 steps of AdamW). Norm layers start at exactly 1, embeddings within 6.5 standard
+    deviations at a standard deviation of 1. Layers of other kinds count as fresh: no plan fills them.
+    """
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, nn.Parameter) or isinstance(weight, nn.parameter.UninitializedParameter):
+        return True
+    if weight.is_meta or not weight.is_floating_point() or weight.numel() == 0:
+        return True
+    values = weight.detach().float()
+    if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
+        fan_in = math.prod(weight.shape[1:])  # as torch's own default counts it, transposed convolutions included
+        return float(values.abs().max()) * math.sqrt(fan_in) <= 1.0001
+    if isinstance(layer, nn.Embedding):
+        rows = values if layer.padding_idx is None else values[torch.arange(len(values)) != layer.padding_idx]
+        spread = float(rows.std()) if rows.numel() > 1 else 1.0
+        return abs(spread - 1.0) < 5.0 / math.sqrt(2 * max(1, rows.numel()))
+    if isinstance(layer, nn.modules.batchnorm._NormBase):
+        mean = layer.running_mean
+        return bool((values == 1).all()) and (mean is None or bool((mean == 0).all()))
+    if isinstance(layer, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
+        return bool((values == 1).all())
+    return True
+
+
+def _literal(name: str) -> str:
+    """Return ``name`` as a pattern that matches itself alone."""
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
