@@ -2,27 +2,29 @@
 
 import csv
 import math
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 {%- if cookiecutter.task == "vision" %}
-from firstlight.modules import SupervisedModule as Module
-{%- endif %}
+from firstlight.modules import SupervisedModule
 
-from {{ cookiecutter.package_name }}.main import main
-{%- if cookiecutter.task == "vision" %}
-from {{ cookiecutter.package_name }}.data import DigitsDataModule as DataModule
+from {{ cookiecutter.package_name }} import data, main
 {%- else %}
-from {{ cookiecutter.package_name }}.data import StarterDataModule as DataModule
-from {{ cookiecutter.package_name }}.model import StarterModule as Module
+
+from {{ cookiecutter.package_name }} import data, main, model
 {%- endif %}
-
-from .conftest import fit
-
+{% if cookiecutter.task == "vision" %}
+MODULE, DATA = SupervisedModule, data.DigitsDataModule
+{%- else %}
+MODULE, DATA = model.StarterModule, data.StarterDataModule
+{%- endif %}
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
+Fit = Callable[..., Path]
 
 
 def column(run: Path, key: str) -> list[float]:
@@ -44,12 +46,12 @@ def test_every_config_loads(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # configs are found from any folder
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--config", config, "--print_config"])
+        main.main(["fit", "--config", config, "--print_config"])
     assert stopped.value.code == 0
     assert "max_epochs" in capsys.readouterr().out
 
 
-def test_one_batch_can_be_memorized(tmp_path: Path) -> None:
+def test_one_batch_can_be_memorized(fit: Fit, tmp_path: Path) -> None:
     fit(tmp_path, "--config", "configs/debug/overfit.yaml")  # raises if not
 
 
@@ -64,7 +66,7 @@ def test_a_run_leaves_its_record(fast_run: Path) -> None:
 def test_the_learning_rate_warms_up_and_falls(fast_run: Path) -> None:
     rates = column(fast_run, "lr/decay")
     assert rates == column(fast_run, "lr/no_decay")
-    assert all(earlier > later for earlier, later in zip(rates[1:], rates[2:], strict=False))
+    assert all(earlier > later for earlier, later in pairwise(rates[1:]))
 
 
 def test_a_checkpoint_holds_plain_values(fast_run: Path) -> None:
@@ -73,18 +75,18 @@ def test_a_checkpoint_holds_plain_values(fast_run: Path) -> None:
 
 
 def test_a_loaded_checkpoint_gives_the_logged_loss(fast_run: Path) -> None:
-    module = Module.load_from_checkpoint(fast_run / "checkpoints" / "last.ckpt", map_location="cpu").eval()
-    data = DataModule()
-    data.setup("validate")
+    module = MODULE.load_from_checkpoint(fast_run / "checkpoints" / "last.ckpt", map_location="cpu").eval()
+    loaders = DATA()
+    loaders.setup("validate")
     total, count = 0.0, 0
     with torch.no_grad():
-        for _, batch in zip(range(2), data.val_dataloader(), strict=False):  # as many as fast.yaml has
+        for _, batch in zip(range(2), loaders.val_dataloader(), strict=False):  # as many as fast.yaml has
             total += len(batch[0]) * float(sum(module.loss_terms(batch).values()))
             count += len(batch[0])
     assert total / count == pytest.approx(column(fast_run, "val/loss")[-1], rel=1e-5)
 
 
-def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+def test_a_run_goes_on_in_its_own_folder(fit: Fit, tmp_path: Path) -> None:
     first = fit(tmp_path, "--config", "configs/debug/fast.yaml")
     again = fit(
         tmp_path, "--config", "configs/debug/fast.yaml", "--trainer.max_epochs", "3", "--resume", "last"
@@ -93,6 +95,6 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
     assert len(column(first, "train/loss")) == 12
 
 
-def test_a_second_fit_is_a_second_run(tmp_path: Path) -> None:
+def test_a_second_fit_is_a_second_run(fit: Fit, tmp_path: Path) -> None:
     first, second = (fit(tmp_path, "--config", "configs/debug/fast.yaml") for _ in range(2))
     assert first != second

@@ -15,7 +15,7 @@ from .model import StarterModule
 
 
 def project_root() -> Path:
-    """Return the folder of ``configs/`` and ``runs/``: the project, or the current one after a plain install."""
+    """Return the folder of ``configs`` and ``runs``: the project, or the current one without its sources."""
     project = Path(__file__).resolve().parents[2]
     return project if (project / "configs").is_dir() else Path.cwd()
 
