@@ -1,0 +1,64 @@
+"""The checkpoint slot: Lightning's ModelCheckpoint with the run's habits."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal, final
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+# final: the configuration then needs no class_path, and keys of several files merge.
+@final
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoints by a metric, and the last one, in the run folder.
+
+    Args:
+        monitor: Logged value that decides what is best; without one the newest is kept.
+        mode: Whether a low or a high value is good.
+        save_top_k: How many of the best are kept; -1 keeps all.
+        save_last: Also keep last.ckpt, from which --resume continues.
+        filename: Pattern of the name, such as "{epoch:03d}".
+        every_n_epochs: Save after every n epochs.
+        every_n_train_steps: Save after every n steps.
+        save_on_exception: Save when training ends by an exception.
+        save_on_train_epoch_end: Save at the end of the training epoch and not after validation.
+        save_weights_only: Leave out the state that --resume needs.
+        dirpath: Another folder than checkpoints/ in the run folder.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        *,
+        mode: Literal["min", "max"] = "min",
+        save_top_k: int = 1,
+        save_last: bool = True,
+        filename: str | None = None,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        save_on_exception: bool = False,
+        save_on_train_epoch_end: bool | None = None,
+        save_weights_only: bool = False,
+        dirpath: str | None = None,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            monitor=monitor,
+            save_last=save_last,
+            save_top_k=save_top_k,
+            save_on_exception=save_on_exception,
+            save_weights_only=save_weights_only,
+            mode=mode,
+            every_n_train_steps=every_n_train_steps,
+            every_n_epochs=every_n_epochs,
+            save_on_train_epoch_end=save_on_train_epoch_end,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        with warnings.catch_warnings():
+            # A resumed run goes on in its own folder: that it holds checkpoints is the point.
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            super().setup(trainer, pl_module, stage)

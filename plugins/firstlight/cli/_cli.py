@@ -1,0 +1,412 @@
+"""The command line of a project."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from firstlight.cli._blame import blame, passed_through, raised_in
+from firstlight.cli._checkpoints import Checkpoint, best_in, load_weights, newest, read, resolve
+from firstlight.cli._config_files import ConfigFiles
+from firstlight.cli._csv_logger import RunCSVLogger
+from firstlight.cli._errors import UsageError
+from firstlight.cli._explain import Explainer
+from firstlight.cli._parser import FirstlightParser, ParseError
+from firstlight.cli._predictions import PredictionWriter
+from firstlight.cli._quiet import quiet
+from firstlight.cli._record import RunRecord, changes
+from firstlight.cli._run_folder import new_run_folder, run_folder_of, shared_with_children
+from firstlight.cli._say import say, short
+from firstlight.cli._slots import SLOTS
+from firstlight.cli._trained_with import trained_with
+from firstlight.tracking import SafeWandbLogger, plot_run, redact
+
+# How this command goes, not what the run is: left out of config.yaml, so that every subcommand can read it.
+_COMMAND_KEYS = ("config", "resume", "init_from", "ckpt_path", "verbose")
+
+
+class FirstlightCLI(LightningCLI):
+    """The command line of a project: ``fit``, ``validate``, ``test`` and ``predict``.
+
+    A thin LightningCLI: the project's ``configs/default.yaml`` lies under every ``--config``; callbacks and
+    loggers have named places that take plain keys or null; a run has one folder, ``<runs_dir>/<run_name>/<id>``;
+    a mistake is told in at most ten lines and ends with code 2.
+
+    Args:
+        model_class: The LightningModule, or a callable that returns one.
+        datamodule_class: The LightningDataModule, or a callable that returns one.
+        project_root: The folder that holds ``configs`` and ``runs``; the working directory when left out.
+        args: Arguments to read in place of the command line.
+        **kwargs: LightningCLI's own arguments.
+
+    Raises:
+        SystemExit: With code 2 for a mistake in the command line, a configuration file or a value in them.
+    """
+
+    def __init__(
+        self,
+        model_class: type[LightningModule] | Callable[..., LightningModule] | None = None,
+        datamodule_class: type[LightningDataModule] | Callable[..., LightningDataModule] | None = None,
+        *,
+        project_root: str | os.PathLike[str] | None = None,
+        args: ArgsType = None,
+        **kwargs: Any,
+    ) -> None:
+        self.project_root = Path(project_root or Path.cwd()).resolve()
+        self.config_files = ConfigFiles(self.project_root)
+        self.run_folder = self.project_root  # set by _choose_run_folder
+        self.subcommand: str | None = None
+        self._resumes: Checkpoint | None = None
+        self._evaluates: Checkpoint | None = None
+        # A named seed: Lightning would take the same one, with a warning.
+        kwargs.setdefault("seed_everything_default", 0)
+        kwargs.setdefault("parser_class", FirstlightParser)
+        kwargs["parser_kwargs"] = {"allow_abbrev": False, **(kwargs.get("parser_kwargs") or {})}
+        try:
+            with quiet():
+                super().__init__(
+                    model_class,
+                    datamodule_class,
+                    save_config_callback=None,  # it refuses a folder that holds one; RunRecord writes it
+                    auto_configure_optimizers=False,  # it builds the optimizer before the model is sharded
+                    args=args,
+                    **kwargs,
+                )
+        except UsageError as error:
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                sys.stderr.write(f"error: {error}\n")
+            raise SystemExit(error.code) from None
+
+    # Arguments
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's subcommands; which checkpoint they load is our own argument."""
+        return {
+            name: skip | {"ckpt_path", "weights_only", "return_predictions"}
+            for name, skip in LightningCLI.subcommands().items()
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's name and folder, and the named places for callbacks and loggers."""
+        import_module("firstlight.schedules")  # so that a schedule can be given by its bare name
+        parser.add_argument("--run_name", type=str | None, help="Name of the run (default: the project's folder)")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs are kept, seen from the project")
+        for name, slot in SLOTS.items():
+            with suppress(AttributeError):
+                kind = slot.target | None
+                parser.add_argument(f"--{name}", type=kind, default={} if slot.on else None, help=slot.help)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument("--resume", type=str | None, help="Go on with a run: auto, last, or a checkpoint")
+            parser.add_argument("--init_from", type=str | None, help="Start a new run with a checkpoint's weights")
+        else:
+            parser.add_argument("--ckpt_path", type=str | None, help="best, last, or a checkpoint (default: best)")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Read the configuration: class defaults < default.yaml < the evaluated run < --config files < arguments."""
+        if args is not None and not isinstance(args, list):
+            self.config = parser.parse_object(args)
+            return
+        argv = list(sys.argv[1:] if args is None else args)
+        names = list(getattr(self, "_subcommand_parsers", {}))
+        self.config = self._parsed(parser, self.config_files.prepare(argv, names))
+        self.subcommand = self.config.get("subcommand")
+        if self.subcommand in ("validate", "test", "predict"):
+            self._evaluates = self._checkpoint_to_evaluate()
+            under = json.dumps(trained_with(self._evaluates.path))
+            self.config = self._parsed(parser, self.config_files.prepare(argv, names, under))
+
+    def _parsed(self, parser: LightningArgumentParser, argv: list[str]) -> Any:
+        try:
+            return parser.parse_args(argv)
+        except ParseError as error:
+            command = next((word for word in argv if word in getattr(self, "_subcommand_parsers", {})), None)
+            known = tuple(action.dest for action in self._parser(command)._actions)
+            raise Explainer(known, lambda key: self.config_files.locate(key, command, argv))(str(error)) from None
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint's hyperparameters override the configuration; here the configuration wins."""
+
+    def _get_plain(self, key: str) -> Any:
+        return self._get(self.config, key)
+
+    @property
+    def _runs(self) -> Path:
+        return self.project_root / Path(self._get_plain("runs_dir")).expanduser() / self._run_name
+
+    @property
+    def _run_name(self) -> str:
+        return str(self._get_plain("run_name") or self.project_root.name)
+
+    @property
+    def _is_dry(self) -> bool:
+        return bool(self._get_plain("trainer").get("fast_dev_run"))
+
+    # Checkpoints
+
+    def _checkpoint(self, name: str) -> Path:
+        return resolve(name, [Path.cwd(), self.project_root], self._runs.parent)
+
+    def _checkpoint_to_evaluate(self) -> Checkpoint:
+        name = self._get_plain("ckpt_path") or "best"
+        if name not in ("best", "last"):
+            path = self._checkpoint(name)
+            return Checkpoint(path, int(read(path).get("global_step", 0)))
+        last = newest(self._runs)
+        if last is None:
+            problem = f"no checkpoint to {self.subcommand} under {short(self._runs)}"
+            raise UsageError(problem, "run fit first, or give --ckpt_path")
+        found = last if name == "last" else best_in(last.path.parent.parent) or last
+        say(f"{self.subcommand}: the {name} checkpoint of the newest run, {found}")
+        return found
+
+    def _checkpoint_to_resume(self, name: str) -> Checkpoint | None:
+        if name not in ("auto", "last"):
+            path = self._checkpoint(name)
+            return Checkpoint(path, int(read(path).get("global_step", 0)))
+        found = newest(self._runs)
+        if found is None and name == "last":
+            raise UsageError(f"no checkpoint to resume under {short(self._runs)}", "--resume auto starts anew then")
+        return found
+
+    # From configuration to objects
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder, and fit the configuration to what this subcommand does."""
+        self.run_config = redact(self._plain_config())
+        stage = self.subcommand or "fit"
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        self._choose_run_folder(stage)
+        for name, slot in SLOTS.items():
+            if stage not in slot.stages:
+                config[name] = None
+        if config.get("init_from"):
+            config["weight_initialization"] = None
+        if config.get("wandb") is not None:
+            self._place_wandb(config["wandb"], stage)
+
+    def _plain_config(self) -> dict[str, Any]:
+        parser = self._parser(self.subcommand)
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        # By position: the third parameter was renamed between versions.
+        plain: dict[str, Any] = yaml.safe_load(parser.dump(config, "yaml", False))
+        return {key: value for key, value in plain.items() if key not in _COMMAND_KEYS}
+
+    def _choose_run_folder(self, stage: str) -> None:
+        resume, init_from = self._get_plain("resume"), self._get_plain("init_from")
+        if resume and init_from:
+            raise UsageError(
+                "--resume and --init_from exclude each other",
+                "--resume goes on with a run; --init_from starts a new one with a checkpoint's weights",
+            )
+        if init_from:
+            self._init_from = self._checkpoint(init_from)
+        if resume:
+            self._resumes = self._checkpoint_to_resume(resume)
+        if self._is_dry:
+            self.run_folder = Path(tempfile.mkdtemp(prefix="firstlight-"))
+            return
+        found = self._resumes or self._evaluates
+        folder = run_folder_of(found.path) if found else None
+        try:
+            self.run_folder = folder or new_run_folder(self._runs.parent, self._run_name)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if resume:
+            self._tell_resume(folder)
+        if stage in ("validate", "test", "predict"):
+            self.run_folder /= stage
+
+    def _tell_resume(self, folder: Path | None) -> None:
+        if self._resumes is None:
+            say(f"resume: no checkpoint under {short(self._runs)} yet, starting a new run")
+            return
+        say(f"resume: {self._resumes}, in {'the same' if folder else 'a new'} run folder")
+        if folder:
+            before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            different = changes(before, self.run_config)
+            for line in different[:5]:
+                say(f"  changed since: {line}")
+            if len(different) > 5:
+                say(f"  and {len(different) - 5} more")
+
+    def _place_wandb(self, wandb: Any, stage: str) -> None:
+        """Put W&B's files into the run folder, and the attempts of a run into one group."""
+        run = self.run_folder.parent if stage != "fit" else self.run_folder
+        values = {
+            "save_dir": str(self.run_folder),
+            "name": f"{self._run_name}-{run.name}",
+            "group": run.name,
+            "job_type": stage,
+        }
+        for key, value in values.items():
+            if wandb[key] in (None, "."):
+                wandb[key] = value
+
+    def instantiate_classes(self) -> None:
+        """Build everything; a value that a constructor refuses is a mistake in the configuration."""
+        try:
+            # Lightning still calls the older name, which warns.
+            instantiate = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
+            self.config_init = instantiate(self.config)
+            self.datamodule = self._get(self.config_init, "data")
+            self.model = self._get(self.config_init, "model")
+            self.trainer = self.instantiate_trainer()
+            if self._get_plain("init_from"):
+                if is_overridden("configure_model", self.model):
+                    self.model.configure_model()
+                load_weights(self.model, self._init_from)
+                say(f"weights from {short(self._init_from)}")
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise self._blamed(error) from error
+
+    def _blamed(self, error: Exception) -> UsageError:
+        roots = {slot.address: name for name, slot in SLOTS.items()}
+        for key, kind in (("model", self._model_class), ("data", self._datamodule_class), ("trainer", Trainer)):
+            roots[f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"] = key
+        return blame(error, self.run_config, roots)
+
+    def _dump_config(self) -> None:
+        if not hasattr(self, "config_dump"):
+            subcommand = self.subcommand
+            dump = self.parser.dump(self.config, "yaml", False, skip_link_targets=False)
+            self.config_dump = yaml.safe_load(dump)
+            if subcommand:
+                self.config_dump = self.config_dump[subcommand]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer with the run's folder, loggers and callbacks."""
+        config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        slots = {name: self._get(self.config_init, name) for name in SLOTS}
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+
+        checkpoint = slots["checkpoint"]
+        if config.get("enable_checkpointing") is False:
+            checkpoint = slots["checkpoint"] = None
+        elif checkpoint is None and not any(isinstance(c, ModelCheckpoint) for c in given):
+            config["enable_checkpointing"] = False
+        if checkpoint is not None and checkpoint.dirpath is None:
+            checkpoint.dirpath = str(self.run_folder / "checkpoints")
+
+        if config.get("enable_progress_bar") is False:
+            slots["progress_bar"] = None
+        elif slots["progress_bar"] is None and not any(isinstance(c, ProgressBar) for c in given):
+            config["enable_progress_bar"] = False
+
+        self._record = RunRecord(self.run_folder, self.run_config, self._moved)
+        callbacks: list[Callback] = [self._record]
+        callbacks += [value for value in slots.values() if isinstance(value, Callback)]
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter(self.run_folder))
+        config["default_root_dir"] = str(self.run_folder)
+        config["logger"] = self._loggers(config.get("logger"), slots["wandb"])
+        return self._instantiate_trainer(config, callbacks)
+
+    def _loggers(self, given: Any, wandb: Logger | None) -> list[Logger]:
+        # First: Trainer.log_dir is the first logger's.
+        loggers: list[Logger] = [RunCSVLogger(self.run_folder)]
+        if wandb is not None and given is not False:
+            loggers.append(wandb)
+        if isinstance(given, Logger):
+            loggers.append(given)
+        elif isinstance(given, (list, tuple)):
+            loggers += given
+        return loggers
+
+    def _moved(self, folder: Path) -> None:
+        self.run_folder = folder
+
+    # Running
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        found = self._resumes or self._evaluates
+        if found:
+            kwargs["ckpt_path"] = str(found.path)
+            kwargs["weights_only"] = True
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False
+        return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        # Loggers get the whole configuration from RunRecord, under names that cannot collide.
+        for part in (self.model, self.datamodule):
+            if part is not None:
+                part._log_hyperparams = False
+        existed = self.run_folder.exists()
+        try:
+            with shared_with_children(self.run_folder):
+                super()._run_subcommand(subcommand)
+        except (ValueError, RuntimeError) as error:
+            late = isinstance(error, ValueError) and passed_through(error, "configure_optimizers")
+            if not late and not raised_in(error, "firstlight.callbacks"):
+                raise  # a fault in the project's code: its traceback is what helps
+            if late and not existed:
+                self._remove_run_folder()
+            raise self._blamed(error) from error
+        finally:
+            if self._is_dry:
+                shutil.rmtree(self.run_folder, ignore_errors=True)
+
+    def _remove_run_folder(self) -> None:
+        """Take back what a run left that could not begin."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, SafeWandbLogger):
+                logger.finish()
+        if self.trainer.is_global_zero:
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+            with suppress(OSError):  # of other runs' folders, none is empty
+                self.run_folder.parent.rmdir()
+
+    def after_fit(self) -> None:
+        """Draw the run, and say where everything is."""
+        if not self.trainer.is_global_zero or self._is_dry:
+            return
+        picture = plot_run(self.run_folder)
+        checkpoint = self.trainer.checkpoint_callback
+        say(f"run folder:      {short(self.run_folder)}")
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
+            score = checkpoint.best_model_score
+            rated = f"  ({checkpoint.monitor} {float(score):.4g})" if checkpoint.monitor and score is not None else ""
+            say(f"best checkpoint: {short(checkpoint.best_model_path)}{rated}")
+        if picture:
+            say(f"picture:         {short(picture)}")
+        for logger in self.trainer.loggers:
+            command = getattr(logger, "sync_command", None)
+            if command:
+                say(f"upload to W&B:   {command}")
+
+    def after_validate(self) -> None:
+        """Say where the values are."""
+        self._tell_values()
+
+    def after_test(self) -> None:
+        """Say where the values are."""
+        self._tell_values()
+
+    def _tell_values(self) -> None:
+        path = self.run_folder / "metrics.csv"
+        if self.trainer.is_global_zero and path.is_file():
+            say(f"values: {short(path)}")

@@ -1,0 +1,150 @@
+"""Configuration files: found from any folder, read early, and remembered for messages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from firstlight.cli._errors import UsageError, nearest
+from firstlight.cli._say import short
+
+_FLAGS = ("-c", "--config")
+
+
+class ConfigFiles:
+    """The files of one command line, in the order in which they are laid over each other."""
+
+    def __init__(self, project_root: Path) -> None:
+        self.project_root = project_root
+        self.default = project_root / "configs" / "default.yaml"
+        self.files: list[Path] = []
+
+    def prepare(self, argv: list[str], subcommands: Iterable[str], under: str = "{}") -> list[str]:
+        """Return the arguments with the default file first and every file's full path.
+
+        ``under`` is a configuration in JSON that lies over the default file and under all that was given.
+
+        Raises:
+            UsageError: For a subcommand that does not exist, and a file that is missing or not YAML.
+        """
+        start = self._subcommand_index(argv, list(subcommands))
+        self.files = []
+        head = self._with_full_paths(argv[:start])
+        base: list[str] = []
+        if self.default.is_file():
+            base = self._option(self._checked(self.default))
+        if under != "{}":
+            base += ["--config", under]
+        return [*head, *base, *self._with_full_paths(argv[start:])]
+
+    def _subcommand_index(self, argv: list[str], subcommands: list[str]) -> int:
+        """Where the arguments of the subcommand start."""
+        if not subcommands:
+            return 0
+        for index, word in enumerate(argv):
+            if word.startswith("-") or (index > 0 and argv[index - 1] in _FLAGS):
+                continue
+            if word not in subcommands:
+                known = ", ".join(subcommands)
+                raise UsageError(f"{word!r} is no subcommand{nearest(word, subcommands)}", f"known: {known}")
+            return index + 1
+        return len(argv)
+
+    def _with_full_paths(self, argv: list[str]) -> list[str]:
+        found: list[str] = []
+        words = iter(argv)
+        for word in words:
+            flag, equals, value = word.partition("=")
+            name = value if equals else next(words, None) if flag in _FLAGS else None
+            if flag not in _FLAGS or name is None:
+                found.append(word)
+            else:
+                found += self._option(self._find(name))
+        return found
+
+    def _option(self, file: str) -> list[str]:
+        """Two words for jsonargparse; none for a file of comments, which it would refuse."""
+        return ["--config", file] if file else []
+
+    def _find(self, name: str) -> str:
+        """Look in the working directory, then in the project."""
+        if name.lstrip().startswith("{"):
+            return name  # jsonargparse also takes the configuration itself
+        for place in (Path.cwd(), self.project_root):
+            candidate = place / Path(name).expanduser()
+            if candidate.is_file():
+                return self._checked(candidate.resolve())
+        known = sorted(self._existing())
+        places = dict.fromkeys([str(Path.cwd()), str(self.project_root)])
+        raise UsageError(
+            f"config file {name!r} is missing{nearest(name, known)}",
+            f"looked in: {', '.join(places)}",
+            f"there is: {', '.join(known)}" if known else "",
+        )
+
+    def _existing(self) -> set[str]:
+        found: set[str] = set()
+        for place in (Path.cwd(), self.project_root):
+            for pattern in ("*.y*ml", "configs/**/*.y*ml"):
+                found.update(str(file.relative_to(place)) for file in place.glob(pattern))
+        return found
+
+    def _checked(self, file: Path) -> str:
+        node = _compose(file)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            raise UsageError(f"{short(file)} must hold keys and values; it holds {node.value!r:.40}")
+        if node is not None:
+            _refuse_twice(node, file, set())
+        self.files.append(file)
+        return os.fspath(file) if node is not None else ""
+
+    def locate(self, key: str, subcommand: str | None, argv: list[str]) -> str:
+        """Return where a key got its value: the argument, or ``file:line`` of the topmost file; empty if nowhere."""
+        plain = key.replace(".init_args", "").removesuffix(".class_path")
+        for word in argv:
+            option = word.partition("=")[0].removeprefix("--").replace(".init_args", "").removesuffix(".class_path")
+            if word.startswith("--") and option == plain:
+                return f"the argument {word}"
+        for file in reversed(self.files):
+            parts = key.split(".")
+            for path in (parts, [subcommand or "", *parts]):
+                line = _line(_compose(file), path)
+                if line:
+                    return f"{short(file)}:{line}"
+        return ""
+
+
+def _compose(file: Path) -> Any:
+    try:
+        return yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise UsageError(f"{short(file)}:{line} is not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{short(file)} is not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _refuse_twice(node: yaml.MappingNode, file: Path, visited: set[int]) -> None:
+    """YAML would keep the last of two equal keys without a word."""
+    visited.add(id(node))  # aliases make one node appear many times
+    seen: set[str] = set()
+    for key, value in node.value:
+        if key.value in seen and key.value != "<<":
+            raise UsageError(f"{short(file)}:{key.start_mark.line + 1} gives the key {key.value!r} a second time")
+        seen.add(key.value)
+        if isinstance(value, yaml.MappingNode) and id(value) not in visited:
+            _refuse_twice(value, file, visited)
+
+
+def _line(node: Any, path: list[str]) -> int:
+    if not path:
+        return 0
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.value == path[0]:
+            return int(key.start_mark.line) + 1 if len(path) == 1 else _line(value, path[1:])
+    return 0

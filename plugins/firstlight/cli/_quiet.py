@@ -1,0 +1,28 @@
+"""Lightning's advertisements and warnings that say nothing about the user's run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in record.getMessage()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out, while it lasts, what the reader can do nothing about."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(_is_no_advertisement)
+    try:
+        with warnings.catch_warnings():
+            # Lightning asks torch about trees in a way that torch has deprecated.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            # Evaluation needs no early stopping, and the learning rate's state neither.
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
+            yield
+    finally:
+        logger.removeFilter(_is_no_advertisement)

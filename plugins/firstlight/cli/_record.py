@@ -1,0 +1,65 @@
+"""What every run leaves in its folder before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from firstlight.cli._csv_logger import RunCSVLogger
+
+
+class RunRecord(Callback):
+    """Agrees with all processes on the run folder, and writes config.yaml into it."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], on_folder: Callable[[Path], None]) -> None:
+        self.folder = folder
+        self.config = config
+        self.on_folder = on_folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Processes started from outside (torchrun, SLURM) could not know which folder the first one chose.
+        folder = trainer.strategy.broadcast(str(self.folder))
+        if folder != str(self.folder):
+            setattr(trainer, "_default_root_dir", folder)  # noqa: B010  without a public setter
+            for logger in trainer.loggers:
+                if isinstance(logger, RunCSVLogger):
+                    logger.move_to(folder)
+            self.folder = Path(folder)
+            self.on_folder(self.folder)
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_config(self.config, self.folder / "config.yaml")
+            for logger in trainer.loggers:
+                logger.log_hyperparams(self.config)
+
+
+def write_config(config: dict[str, Any], path: Path) -> None:
+    """Write the resolved configuration; one that it replaces is kept under a number.
+
+    A file that cannot be written is no reason to refuse a run: the run itself will say so if it has to.
+    """
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    if path.is_file():
+        if path.read_text(encoding="utf-8") == text:
+            return
+        number = next(n for n in range(1, 10_000) if not path.with_name(f"config.{n}.yaml").exists())
+        path.rename(path.with_name(f"config.{number}.yaml"))
+    path.write_text(text, encoding="utf-8")
+
+
+def changes(old: Any, new: Any, key: str = "") -> list[str]:
+    """Return ``key: old -> new`` for every leaf that differs.
+
+    >>> changes({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    ['a.c: 2 -> 3']
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for name in [*old, *(n for n in new if n not in old)]:
+            found += changes(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+        return found
+    return [] if old == new else [f"{key}: {old!r} -> {new!r}"]

@@ -1,0 +1,47 @@
+"""The named places of a configuration: one callback or logger each, off when null."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+_FIT = frozenset({"fit"})
+_EVALUATE = frozenset({"fit", "validate", "test"})
+_ALL = frozenset({"fit", "validate", "test", "predict"})
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A key of the configuration and what it builds."""
+
+    address: str
+    help: str
+    stages: frozenset[str]
+    on: bool = False
+
+    @property
+    def target(self) -> type[Any]:
+        """The class itself, imported when it is asked for."""
+        module, name = self.address.rsplit(".", 1)
+        found: type[Any] = getattr(import_module(module), name)
+        return found
+
+
+# The order is the order in which the callbacks are called.
+SLOTS: dict[str, Slot] = {
+    "run_manifest": Slot("firstlight.callbacks.RunManifest", "what ran: code, packages, seed, data", _FIT, on=True),
+    "weight_initialization": Slot("firstlight.callbacks.WeightInitialization", "how weights start", _FIT),
+    "overfit_one_batch": Slot("firstlight.callbacks.OverfitOneBatch", "can one batch be memorized?", _FIT),
+    "learning_rate": Slot("firstlight.callbacks.LearningRateScheduler", "warm-up and decay", _FIT),
+    "gradient_monitor": Slot("firstlight.callbacks.GradientMonitor", "gradient norms and clip rate", _FIT),
+    "early_stopping": Slot("firstlight.callbacks.EarlyStopping", "stop when a metric stalls", _FIT),
+    "prediction_samples": Slot(
+        "firstlight.callbacks.PredictionSamples", "predictions as table and picture", frozenset({"fit", "validate"})
+    ),
+    "progress_bar": Slot("firstlight.callbacks.ProgressBar", "progress on a terminal, in a file", _ALL, on=True),
+    "checkpoint": Slot(
+        "firstlight.cli._checkpoint_callback.RunCheckpoint", "what is kept, and by which metric", _FIT, on=True
+    ),
+    "wandb": Slot("firstlight.tracking.SafeWandbLogger", "log to Weights & Biases", _EVALUATE),
+}
