@@ -1,0 +1,42 @@
+# Each target works in a clean clone with Python >= 3.10, git and make; the first one builds .venv.
+# Another interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+PY := .venv/bin/python
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: demo test lint docs clean help
+
+demo: .venv/installed  ## generate a project, check it, train it, test it
+	$(PY) scripts/demo.py
+
+test: .venv/installed  ## run every test
+	$(PY) -m pytest
+
+lint: .venv/installed  ## style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+docs: .venv/installed-docs  ## build docs/_build/html; a warning is an error
+	$(PY) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:  ## remove what the targets built, .venv included; runs/ is yours and stays
+	rm -rf .venv build dist demo docs/_build .mypy_cache .pytest_cache .ruff_cache
+	find plugins tests scripts template docs -name __pycache__ -prune -exec rm -rf {} +
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+# The stamps lie in .venv, so that they go with it.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "error: firstlight needs Python 3.10 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	test -x $(PY) && $(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(INSTALL) -e '.[docs]'
+	@touch $@
