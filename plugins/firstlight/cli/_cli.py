@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -40,6 +41,7 @@ from firstlight.tracking import SafeWandbLogger, plot_run, redact
 
 # How this command goes, not what the run is: left out of config.yaml, so that every subcommand can read it.
 _COMMAND_KEYS = ("config", "resume", "init_from", "ckpt_path", "verbose")
+_DESCRIPTION = "Train a model, and see what it is worth. Each command has its own --help."
 
 
 class FirstlightCLI(LightningCLI):
@@ -78,7 +80,11 @@ class FirstlightCLI(LightningCLI):
         # A named seed: Lightning would take the same one, with a warning.
         kwargs.setdefault("seed_everything_default", 0)
         kwargs.setdefault("parser_class", FirstlightParser)
-        kwargs["parser_kwargs"] = {"allow_abbrev": False, **(kwargs.get("parser_kwargs") or {})}
+        kwargs["parser_kwargs"] = {
+            "allow_abbrev": False,
+            "description": _DESCRIPTION,
+            **(kwargs.get("parser_kwargs") or {}),
+        }
         try:
             with quiet():
                 super().__init__(
@@ -129,6 +135,9 @@ class FirstlightCLI(LightningCLI):
             self.config = parser.parse_object(args)
             return
         argv = list(sys.argv[1:] if args is None else args)
+        for name, subparser in getattr(self, "_subcommand_parsers", {}).items():
+            subparser.short_help_of = name if "--help_all" not in argv else None
+        argv = ["--help" if word == "--help_all" else word for word in argv]
         names = list(getattr(self, "_subcommand_parsers", {}))
         self.config = self._parsed(parser, self.config_files.prepare(argv, names))
         self.subcommand = self.config.get("subcommand")
@@ -247,7 +256,7 @@ class FirstlightCLI(LightningCLI):
             before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
             different = changes(before, self.run_config)
             for line in different[:5]:
-                say(f"  changed since: {line}")
+                say(textwrap.shorten(f"  changed since: {line}", 160, placeholder="…"))
             if len(different) > 5:
                 say(f"  and {len(different) - 5} more")
 
