@@ -4,6 +4,8 @@ from firstlight.callbacks._early_stopping import EarlyStopping
 from firstlight.callbacks._gradient_monitor import GradientMonitor
 from firstlight.callbacks._learning_rate_scheduler import LearningRateScheduler
 from firstlight.callbacks._overfit_one_batch import OverfitOneBatch, OverfitResult
+from firstlight.callbacks._prediction_samples import PredictionSamples
+from firstlight.callbacks._progress_bar import ProgressBar
 from firstlight.callbacks._run_manifest import RunManifest
 from firstlight.callbacks._weight_initialization import WeightInitialization
 
@@ -13,6 +15,8 @@ __all__ = [
     "LearningRateScheduler",
     "OverfitOneBatch",
     "OverfitResult",
+    "PredictionSamples",
+    "ProgressBar",
     "RunManifest",
     "WeightInitialization",
 ]

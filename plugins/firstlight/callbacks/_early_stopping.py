@@ -109,6 +109,8 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         if self.monitor not in trainer.callback_metrics and not trainer.enable_validation:
             rank_zero_warn(f"EarlyStopping stands aside: no validation runs, so {self.monitor!r} is never measured")
             return
+        if self.monitor not in trainer.callback_metrics and trainer.fit_loop.done:
+            return  # max_steps or max_time ended the run inside its first epoch, before the first validation
         if trainer.current_epoch < self.start_epoch or trainer.global_step < self.start_step:
             return
         waited_for = self.best_score

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import socket
 import subprocess
 import sys
@@ -19,9 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from firstlight import __version__
-
-_SECRET = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
-_MASK = "***"
+from firstlight.tracking import redact, redact_argv
 
 
 @final
@@ -72,7 +69,7 @@ def collect(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     return {
         "firstlight": __version__,
         "time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": [Path(sys.argv[0]).name, *masked_arguments(sys.argv[1:])],
+        "command": [Path(sys.argv[0]).name, *redact_argv(sys.argv[1:])],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
@@ -88,45 +85,12 @@ def collect(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "gradient_clip_val": trainer.gradient_clip_val,
         },
-        "model": {"class": type(pl_module).__qualname__, "hparams": masked(dict(pl_module.hparams))}
+        "model": {"class": type(pl_module).__qualname__, "hparams": redact(dict(pl_module.hparams))}
         | {"parameters": sum(p.numel() for p in pl_module.parameters() if not _is_lazy(p))},
         "data": {"class": type(datamodule).__qualname__ if datamodule else None}
-        | {"hparams": masked(dict(datamodule.hparams)) if datamodule else {}, "fingerprint": _fingerprint(datamodule)},
+        | {"hparams": redact(dict(datamodule.hparams)) if datamodule else {}, "fingerprint": _fingerprint(datamodule)},
         "packages": {d.metadata["Name"]: d.version for d in sorted(metadata.distributions(), key=lambda d: d.name)},
     }
-
-
-def masked(value: Any, name: str = "") -> Any:
-    """Return ``value`` with everything under a name that looks like a secret masked.
-
-    >>> masked({"lr": 0.1, "wandb": {"api_key": "abc"}})
-    {'lr': 0.1, 'wandb': {'api_key': '***'}}
-    """
-    if _SECRET.search(name) and value is not None:
-        return _MASK
-    if isinstance(value, dict):
-        return {key: masked(item, str(key)) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [masked(item) for item in value]
-    return value
-
-
-def masked_arguments(arguments: list[str]) -> list[str]:
-    """Return a command line with the values of options that look like secrets masked.
-
-    >>> masked_arguments(["fit", "--api_key=abc", "--token", "xyz", "--lr", "1"])
-    ['fit', '--api_key=***', '--token', '***', '--lr', '1']
-    """
-    shown: list[str] = []
-    for argument in arguments:
-        option, equals, _ = argument.partition("=")
-        if shown and shown[-1].startswith("-") and "=" not in shown[-1] and _SECRET.search(shown[-1]):
-            shown.append(_MASK)
-        elif equals and _SECRET.search(option):
-            shown.append(f"{option}={_MASK}")
-        else:
-            shown.append(argument)
-    return shown
 
 
 def _fingerprint(datamodule: Any) -> Any:

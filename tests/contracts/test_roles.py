@@ -1,0 +1,159 @@
+"""The law of each role, over every callback that the package lists, on real Trainers.
+
+Shuffled data, dropout, batch norm and persistent workers: each draws random numbers or keeps state, and each would
+show a callback that touches what it must not.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+
+import firstlight.callbacks as room
+from firstlight.callbacks import (
+    EarlyStopping,
+    GradientMonitor,
+    LearningRateScheduler,
+    OverfitOneBatch,
+    PredictionSamples,
+    ProgressBar,
+    RunManifest,
+    WeightInitialization,
+)
+from firstlight.schedules import Constant, WarmupCosine
+from helpers import ResumableLoader, fit, loader, network, same, supervised, weights
+
+# One row a callback: the arguments that its contract is tested with. An actor's second row makes it act on nothing.
+CASES: dict[type[Callback], dict[str, Any]] = {
+    EarlyStopping: {"monitor": "val/loss", "patience": 100},
+    GradientMonitor: {},
+    LearningRateScheduler: {"schedule": WarmupCosine(warmup="4ba")},
+    OverfitOneBatch: {"on_fail": "warn"},
+    PredictionSamples: {},
+    ProgressBar: {},
+    RunManifest: {},
+    WeightInitialization: {"seed": 5},
+}
+NEUTRAL: dict[type[Callback], dict[str, Any]] = {
+    EarlyStopping: {"monitor": "val/loss", "patience": 100},
+    LearningRateScheduler: {"schedule": Constant()},
+}
+
+
+def listed() -> list[type[Callback]]:
+    found = [getattr(room, name) for name in room.__all__]
+    return [item for item in found if isinstance(item, type) and issubclass(item, Callback)]
+
+
+def of_role(role: str) -> list[type[Callback]]:
+    return [cls for cls in listed() if cls.role == role]
+
+
+def test_every_callback_has_a_role_and_a_case():
+    assert {cls.role for cls in listed()} == {"observer", "actor", "probe"}
+    assert set(listed()) == set(CASES)
+
+
+def train(tmp_path, *callbacks: Callback, workers: int = 2, **kwargs: Any) -> tuple[dict[str, Any], list[Any]]:
+    """Return what a run leaves: weights and buffers, optimizer state, random numbers; and the batches it saw."""
+    seen: list[Any] = []
+
+    class Recorder(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append((batch[1].tolist(), float(outputs["loss"])))
+
+    module = supervised()
+    logger = CSVLogger(tmp_path, name="", version="")
+    settings = {"enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks), "logger": logger}
+    run = fit(
+        module,
+        *callbacks,
+        Recorder(),
+        data=loader(workers=workers),
+        val=loader(shuffle=False),
+        gradient_clip_val=0.5,
+        **(settings | kwargs),
+    )
+    state = run.optimizers[0].state_dict()["state"]
+    left = weights(module) | {f"momentum/{key}": value["momentum_buffer"] for key, value in state.items()}
+    left["torch"] = torch.random.get_rng_state()
+    left["numpy"] = torch.from_numpy(np.random.get_state()[1].astype(np.int64))
+    left["python"] = torch.tensor(random.getstate()[1])
+    return left, seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("callback", of_role("observer") + of_role("probe"), ids=lambda cls: cls.__name__)
+def test_observers_and_probes_change_nothing(callback, workers, tmp_path):
+    """Training with it is bit for bit the training without it: weights, buffers, momentum, data and random numbers."""
+    alone, batches_alone = train(tmp_path / "alone", workers=workers)
+    watched, batches_watched = train(tmp_path / "watched", callback(**CASES[callback]), workers=workers)
+    assert batches_alone == batches_watched
+    assert same(alone, watched)
+
+
+class Meddler(Callback):
+    """Draws one random number: the smallest thing that an observer may not do."""
+
+    def on_train_batch_start(self, *args):
+        torch.rand(())
+
+
+def test_the_law_catches_a_callback_that_draws_one_random_number(tmp_path):
+    assert not same(train(tmp_path / "a", workers=0)[0], train(tmp_path / "b", Meddler(), workers=0)[0])
+
+
+@pytest.mark.parametrize("callback", list(NEUTRAL), ids=lambda cls: cls.__name__)
+def test_actors_change_only_what_they_name(callback, tmp_path):
+    """An actor that is told to act on nothing is an observer."""
+    alone, batches_alone = train(tmp_path / "alone", workers=0)
+    acted, batches_acted = train(tmp_path / "acted", callback(**NEUTRAL[callback]), workers=0)
+    assert batches_alone == batches_acted
+    assert same(alone, acted)
+
+
+def test_weight_initialization_changes_weights_only(tmp_path):
+    """The batches and every other random number stay what they were."""
+    alone, batches_alone = train(tmp_path / "alone", workers=0)
+    acted, batches_acted = train(tmp_path / "acted", WeightInitialization(seed=5), workers=0)
+    assert [labels for labels, _ in batches_alone] == [labels for labels, _ in batches_acted]
+    assert not torch.equal(alone["model.0.weight"], acted["model.0.weight"])
+    assert all(torch.equal(alone[key], acted[key]) for key in ("torch", "numpy", "python"))
+
+
+class SaveEveryStep(Callback):
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.saved = folder, 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step > self.saved:
+            self.saved = trainer.global_step
+            trainer.save_checkpoint(self.folder / f"{self.saved:02d}.ckpt")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("callback", of_role("actor"), ids=lambda cls: cls.__name__)
+def test_actors_resumed_equal_unbroken(callback, accumulate, tmp_path):
+    """Stopped after any step, mid-epoch included, and resumed is the unbroken run, where the data goes on."""
+
+    def run(ckpt: Any = None, *more: Callback) -> Any:
+        # no dropout: Lightning does not save random numbers
+        module = supervised(model=network(dropout=0.0))
+        data, val = ResumableLoader(), loader(shuffle=False)
+        fit(module, callback(**CASES[callback]), *more, data=data, val=val, ckpt=ckpt, **settings)
+        return weights(module)
+
+    settings = {"accumulate_grad_batches": accumulate, "max_epochs": 2}
+    whole = run(None, SaveEveryStep(tmp_path))
+    stops = sorted(tmp_path.glob("*.ckpt"))
+    assert len(stops) == 2 * math.ceil(len(ResumableLoader()) / accumulate)
+    for stop in stops:
+        assert same(whole, run(stop)), stop.name
