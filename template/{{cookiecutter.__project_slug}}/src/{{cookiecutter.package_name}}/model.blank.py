@@ -22,7 +22,7 @@ class StarterModule(ObjectiveModule):
         )
 
     def configure_model(self) -> None:
-        """Shard the repeated blocks of a large model here; configs/strategy/fsdp2.yaml needs this to exist."""
+        """Shard the repeated blocks of a large model here; the strategy of fsdp2.yaml wants it to exist."""
 
     def forward(self, points: Tensor) -> Tensor:
         """Return one value ``[N, 1]`` for each point ``[N, 2]``."""
