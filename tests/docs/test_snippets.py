@@ -1,0 +1,132 @@
+"""What the pages say is run: Python blocks as they stand, commands and YAML against what the repository has."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "template"
+PROJECT = TEMPLATE / "{{cookiecutter.__project_slug}}"
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+_BLOCK = re.compile(r"^```(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    text: str
+    line: int  # of the page, before the first of the block
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [Block(m[2], text.count("\n", 0, m.start(2))) for m in _BLOCK.finditer(text) if m[1] == language]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_python_blocks_run(page: Path) -> None:
+    """The blocks of a page, one after the other, as a reader would paste them."""
+    namespace: dict[str, Any] = {"__name__": "snippet"}
+    for block in blocks(page, "python"):
+        code = compile("\n" * block.line + block.text, str(page), "exec", dont_inherit=True)
+        exec(code, namespace)  # noqa: S102
+
+
+def commands() -> list[tuple[Path, str]]:
+    lines = [(page, line) for page in PAGES for block in blocks(page, "bash") for line in block.text.splitlines()]
+    return [(page, line) for page, line in lines if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), commands(), ids=lambda value: name(value) if isinstance(value, Path) else value
+)
+def test_commands_name_what_exists(page: Path, line: str) -> None:
+    words = shlex.split(line, comments=True)
+    words[0] = "python" if re.fullmatch(r"(\.venv/bin/)?python3?", words[0]) else words[0]
+    match words:
+        case ["make", target]:
+            assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case ["python", "-m", "pip", "install", *arguments]:
+            _check_install(arguments)
+        case ["python", "-m", module, *arguments] if module.split(".")[0] == "first_light":
+            _check_project_command(module, arguments)
+        case ["python", script] if script.endswith(".py"):
+            assert (ROOT / script).is_file()
+        case ["cookiecutter", "./firstlight", *arguments]:
+            _check_answers(arguments)
+        case ["python", "-m", "venv", ".venv"] | ["cd", _] | [".", ".venv/bin/activate"] | ["git", "clone", *_]:
+            pass
+        case _:
+            pytest.fail(f"{name(page)} has a command that nothing checks: {line}")
+
+
+def _check_install(arguments: list[str]) -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    extras = re.search(r"\[project.optional-dependencies\]\n(.*?)\n\[", pyproject, re.DOTALL)
+    assert extras is not None
+    known = re.findall(r"^(\w+) = ", extras[1], re.MULTILINE)
+    for option, value in zip(arguments[::2], arguments[1::2], strict=True):
+        assert option in ("-c", "-e")
+        if option == "-c":
+            assert (ROOT / value).is_file()
+        else:
+            asked = re.fullmatch(r"\.\[([\w,]+)\]", value)
+            assert asked is not None
+            assert set(asked[1].split(",")) <= set(known)
+
+
+def _check_project_command(module: str, arguments: list[str]) -> None:
+    """The project is the one of the default answers: vision, as package first_light."""
+    package = PROJECT / "src" / "{{cookiecutter.package_name}}"
+    _, _, part = module.partition(".")
+    assert any((package / f"{part or '__main__'}{tag}.py").is_file() for tag in ("", ".vision"))
+    if not part:
+        assert arguments[0] in ("fit", "validate", "test", "predict")
+        assert [word for word in arguments[1::2] if word != "--config"] == []
+        for path in arguments[2::2]:
+            assert (PROJECT / path).is_file()
+
+
+def _check_answers(arguments: list[str]) -> None:
+    questions = json.loads((TEMPLATE / "cookiecutter.json").read_text())
+    rest = iter(arguments)
+    for word in rest:
+        key, equals, value = word.partition("=")
+        if equals:
+            choices = questions[key]
+            assert not isinstance(choices, list) or value in choices
+        elif word == "--directory":
+            assert (ROOT / next(rest) / "cookiecutter.json").is_file()
+        else:
+            assert word == "--no-input"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=name)
+def test_yaml_blocks_use_keys_and_classes_that_exist(page: Path) -> None:
+    from firstlight.cli._slots import SLOTS
+
+    for block in blocks(page, "yaml"):
+        config = yaml.safe_load(block.text)
+        assert set(config) <= {*SLOTS, "trainer", "model", "data", "seed_everything", "run_name", "runs_dir"}
+        for path in re.findall(r"class_path: (\S+)", block.text):
+            module, _, cls = path.rpartition(".")
+            assert hasattr(import_module(module), cls)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "SECURITY.md"], ids=name)
+def test_links_of_pages_that_sphinx_does_not_read(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
