@@ -132,7 +132,11 @@ class SafeWandbLogger(WandbLogger):
         if self._off:
             return SilentRun()
         if self._experiment is None:
-            self._experiment = self._attempt(self._open) or SilentRun()
+            try:
+                self._experiment = self._open()
+            except Exception as error:  # whatever it is: a tracker that cannot start stops no run
+                self._switch_off(error)
+                self._experiment = SilentRun()
         return self._experiment
 
     def _open(self) -> Any:
@@ -140,8 +144,6 @@ class SafeWandbLogger(WandbLogger):
         wandb = import_wandb()
         if wandb.run is not None and (previous := _open_logger()) is not None:
             previous.finish()  # one of ours: a second run in one process is a run of its own
-        if (attach_id := getattr(self, "_attach_id", None)) is not None:
-            return GuardedRun(wandb._attach(attach_id), self._attempt)
         if wandb.run is not None:
             self._start = Start("offline" if wandb.run.offline else "online", "started outside this logger")
             self._run_dir = Path(wandb.run.dir).parent
@@ -188,6 +190,7 @@ class SafeWandbLogger(WandbLogger):
 
     def _call_init(self, wandb: Any, save_dir: Path) -> Any:
         mode = self._start.mode
+        os.environ["WANDB_MODE"] = mode  # else wandb's own telemetry takes an offline run for an online one
         arguments = {**self._wandb_init, **self._extra_init, "dir": str(save_dir), "mode": mode}
         arguments.pop("anonymous")  # has no effect any more, and wandb says so on every run
         if mode == "offline":
@@ -284,11 +287,8 @@ class SafeWandbLogger(WandbLogger):
             rank_zero_info(f"W&B: the upload is not complete ({why}); to upload the rest: {_sync(self._run_dir)}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle without the run, as for ``ddp_spawn``; the child attaches to a run that is open already."""
-        state = dict(self.__dict__)
-        state["_attach_id"] = getattr(self._experiment, "_attach_id", None)
-        state.update(_experiment=None, _owned=None)
-        return state
+        """Pickle without the run, as for ``ddp_spawn``: the process that logs first starts it."""
+        return {**self.__dict__, "_experiment": None, "_owned": None}
 
 
 class _Owned:
@@ -298,11 +298,13 @@ class _Owned:
 
     def __init__(self, logger: SafeWandbLogger, save_dir: Path) -> None:
         self._watchdog: Watchdog | None = None
+        self._service: Any = None
         self._service_was_there = "WANDB_SERVICE" in os.environ
+        self._environ = {name: os.environ.get(name) for name in ("WANDB_MODE", "WANDB_DATA_DIR")}
+        if self._environ["WANDB_MODE"] == "":  # wandb takes this for a wrong mode, everybody else for none
+            del os.environ["WANDB_MODE"]
         # Tables and artifacts are staged here; wandb's own default is the home folder. No setting exists for it.
-        self._set_data_dir = "WANDB_DATA_DIR" not in os.environ
-        if self._set_data_dir:
-            os.environ["WANDB_DATA_DIR"] = str((save_dir / "wandb").absolute())
+        os.environ.setdefault("WANDB_DATA_DIR", str((save_dir / "wandb").absolute()))
         self._finish = logger.finish
         _Owned.current = weakref.ref(logger)
         # After wandb's own handler, hence run before it.
@@ -313,9 +315,9 @@ class _Owned:
             multiprocessing.util.Finalize(None, self._at_exit, exitpriority=10)
 
     def watch(self, seconds: float) -> None:
-        service = wandb_service()
-        if service is not None:
-            self._watchdog = Watchdog(seconds, service.kill)
+        self._service = None if self._service_was_there else wandb_service()
+        if self._service is not None:
+            self._watchdog = Watchdog(seconds, self._service.kill)
 
     def _at_exit(self) -> None:
         # The stream that a test runner gave to logging may be closed by now, which is no news.
@@ -336,8 +338,17 @@ class _Owned:
                     step()
                 except (Exception, SystemExit) as error:  # teardown exits with the helper's own exit code
                     trouble = trouble or _one_line(error)
-        if self._set_data_dir:
-            os.environ.pop("WANDB_DATA_DIR", None)
+        if trouble:  # wandb forgets a run only when it ended well; the next one must not go on in a dead one
+            with contextlib.suppress(Exception):
+                import_wandb("sdk.lib.module").unset_globals()
+            if self._service is not None:
+                self._service.kill()
+                self._service.wait()
+        for name, value in self._environ.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         _Owned.current = None
         return trouble
 

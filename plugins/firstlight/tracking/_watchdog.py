@@ -21,7 +21,8 @@ class Watchdog:
         self.bitten = False
         self._seconds, self._bite = seconds, bite
         self._armed, self._done = threading.Event(), threading.Event()
-        threading.Thread(target=self._watch, daemon=True, name="firstlight-wandb-watchdog").start()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="firstlight-wandb-watchdog")
+        self._thread.start()
 
     def _watch(self) -> None:
         self._armed.wait()
@@ -37,6 +38,7 @@ class Watchdog:
             yield
         finally:
             self._done.set()
+            self._thread.join()
 
 
 def wandb_service() -> Any:
