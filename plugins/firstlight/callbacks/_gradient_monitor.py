@@ -98,7 +98,7 @@ class GradientMonitor(Callback):
                 self._weights[block] = (weights, [weight.detach().clone() for weight in weights])
         if not self._measure_after:
             clip = self._clip_value
-            clipped = total > clip if clip is not None else torch.zeros_like(total)
+            clipped = total > clip if clip is not None else torch.zeros_like(total, dtype=torch.bool)
             self._count(total, clipped)
             if clip is not None:
                 # as clip_grad_norm_ does it
@@ -172,10 +172,19 @@ def _dense(gradient: Tensor) -> Tensor:
 def _norms(tensors: Iterable[Tensor]) -> Tensor:
     """Return the 2-norm of each tensor, in float32 at least: squares of fp16 gradients overflow."""
     tensors = list(tensors)
-    half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors)
-    norms = torch._foreach_norm(tensors, 2, dtype=torch.float32 if half else None)
+    half = [tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors]
+    if any(half) and not all(half):
+        norms = [norm for tensor in tensors for norm in _foreach_norm([tensor])]
+    else:
+        norms = _foreach_norm(tensors)
     device = norms[0].device
-    return torch.stack([_whole(norm).to(device, torch.promote_types(norm.dtype, torch.float32)) for norm in norms])
+    widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
+    return torch.stack([_whole(norm).to(device, widest) for norm in norms])
+
+
+def _foreach_norm(tensors: list[Tensor]) -> Sequence[Tensor]:
+    half = tensors[0].dtype in (torch.float16, torch.bfloat16)
+    return torch._foreach_norm(tensors, 2, dtype=torch.float32 if half else None)
 
 
 def _whole(norm: Tensor) -> Tensor:
