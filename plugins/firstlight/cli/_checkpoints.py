@@ -34,8 +34,10 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: If the file is damaged or holds more than plain values and tensors.
     """
+    if not zipfile.is_zipfile(path):
+        raise UsageError(f"{short(path)} cannot be read as a checkpoint", "it is damaged, or of torch before 1.6")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
         raise UsageError(f"{short(path)} holds objects other than tensors and plain values", reason.strip()) from None

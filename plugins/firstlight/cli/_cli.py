@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -30,6 +31,7 @@ from firstlight.cli._csv_logger import RunCSVLogger
 from firstlight.cli._errors import UsageError
 from firstlight.cli._explain import Explainer
 from firstlight.cli._parser import FirstlightParser, ParseError
+from firstlight.cli._plain_values import plain_values
 from firstlight.cli._predictions import PredictionWriter
 from firstlight.cli._quiet import quiet
 from firstlight.cli._record import RunRecord, changes
@@ -110,15 +112,15 @@ class FirstlightCLI(LightningCLI):
             for name, skip in LightningCLI.subcommands().items()
         }
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's name and folder, and the named places for callbacks and loggers."""
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's name and folder, and the named places; ``add_arguments_to_parser`` stays the project's."""
+        super().add_core_arguments_to_parser(parser)
         import_module("firstlight.schedules")  # so that a schedule can be given by its bare name
         parser.add_argument("--run_name", type=str | None, help="Name of the run (default: the project's folder)")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs are kept, seen from the project")
         for name, slot in SLOTS.items():
-            with suppress(AttributeError):
-                kind = slot.target | None
-                parser.add_argument(f"--{name}", type=kind, default={} if slot.on else None, help=slot.help)
+            kind = slot.target | None
+            parser.add_argument(f"--{name}", type=kind, default={} if slot.on else None, help=slot.help)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -131,10 +133,7 @@ class FirstlightCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Read the configuration: class defaults < default.yaml < the evaluated run < --config files < arguments."""
-        if args is not None and not isinstance(args, list):
-            self.config = parser.parse_object(args)
-            return
-        argv = list(sys.argv[1:] if args is None else args)
+        argv = _words(args)
         for name, subparser in getattr(self, "_subcommand_parsers", {}).items():
             subparser.short_help_of = name if "--help_all" not in argv else None
         argv = ["--help" if word == "--help_all" else word for word in argv]
@@ -216,10 +215,8 @@ class FirstlightCLI(LightningCLI):
             self._place_wandb(config["wandb"], stage)
 
     def _plain_config(self) -> dict[str, Any]:
-        parser = self._parser(self.subcommand)
         config = self.config[self.subcommand] if self.subcommand else self.config
-        # By position: the third parameter was renamed between versions.
-        plain: dict[str, Any] = yaml.safe_load(parser.dump(config, "yaml", False))
+        plain = plain_values(self._parser(self.subcommand), config)
         return {key: value for key, value in plain.items() if key not in _COMMAND_KEYS}
 
     def _choose_run_folder(self, stage: str) -> None:
@@ -297,12 +294,10 @@ class FirstlightCLI(LightningCLI):
         return blame(error, self.run_config, roots)
 
     def _dump_config(self) -> None:
+        """Keep the values that become the hyperparameters of module and data."""
         if not hasattr(self, "config_dump"):
-            subcommand = self.subcommand
-            dump = self.parser.dump(self.config, "yaml", False, skip_link_targets=False)
-            self.config_dump = yaml.safe_load(dump)
-            if subcommand:
-                self.config_dump = self.config_dump[subcommand]
+            plain = plain_values(self.parser, self.config, skip_link_targets=False)
+            self.config_dump = plain[self.subcommand] if self.subcommand else plain
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with the run's folder, loggers and callbacks."""
@@ -386,8 +381,9 @@ class FirstlightCLI(LightningCLI):
                 logger.finish()
         if self.trainer.is_global_zero:
             shutil.rmtree(self.run_folder, ignore_errors=True)
-            with suppress(OSError):  # of other runs' folders, none is empty
+            with suppress(OSError):  # rmdir leaves a folder that holds another run
                 self.run_folder.parent.rmdir()
+                self.run_folder.parent.parent.rmdir()
 
     def after_fit(self) -> None:
         """Draw the run, and say where everything is."""
@@ -419,3 +415,16 @@ class FirstlightCLI(LightningCLI):
         path = self.run_folder / "metrics.csv"
         if self.trainer.is_global_zero and path.is_file():
             say(f"values: {short(path)}")
+
+
+def _words(args: ArgsType) -> list[str]:
+    """Return arguments as the words of a command line; values given as a mapping lie over every file."""
+    if args is None:
+        return sys.argv[1:]
+    if isinstance(args, list):
+        return list(args)
+    values = args.as_dict() if isinstance(args, Namespace) else dict(args)
+    subcommand = values.pop("subcommand", None)
+    if subcommand is None:
+        return ["--config", json.dumps(values)]
+    return [subcommand, "--config", json.dumps(values.get(subcommand, {}))]

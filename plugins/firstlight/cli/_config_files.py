@@ -107,7 +107,7 @@ class ConfigFiles:
         plain = key.replace(".init_args", "").removesuffix(".class_path")
         for word in argv:
             option = word.partition("=")[0].removeprefix("--").replace(".init_args", "").removesuffix(".class_path")
-            if word.startswith("--") and option == plain:
+            if word.startswith("--") and (option == plain or option.startswith(f"{plain}.")):
                 return f"the argument {word}"
         for file in reversed(self.files):
             parts = key.split(".")

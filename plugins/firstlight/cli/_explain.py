@@ -101,6 +101,7 @@ class Explainer:
             parent = ".".join(parts[:depth])
             children = self._children(parent)
             if children and part not in children:
+                key = ".".join(parts[: depth + 1])
                 return self._unknown_key(key, part, parent or "the configuration", children)
         return self._unknown_key(key, parts[-1], "the configuration", [])
 

@@ -21,6 +21,10 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # Lightning asks torch about trees in a way that torch has deprecated.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            # LightningCLI calls jsonargparse by names that jsonargparse has deprecated.
+            warnings.filterwarnings(
+                "ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli|jsonargparse"
+            )
             # Evaluation needs no early stopping, and the learning rate's state neither.
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
             yield

@@ -1,0 +1,157 @@
+"""A mistake is told in a few lines that name the key and the nearest match, ends with code 2 and leaves nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cli.tiny import Project, TinyData
+
+from firstlight.cli import FirstlightCLI
+
+ON_THE_COMMAND_LINE = {
+    "no_subcommand": ([], "a subcommand is missing"),
+    "bad_subcommand": (["fitt"], "did you mean 'fit'?"),
+    "stray_word": (["fit", "extra"], "unexpected argument 'extra'"),
+    "no_value": (["fit", "--trainer.max_epochs"], "--trainer.max_epochs: expected one argument"),
+    "abbreviation": (
+        ["fit", "--trainer.max_epoch=3"],
+        "trainer.max_epoch is no key of trainer; did you mean 'max_epochs'?",
+    ),
+    "top_level": (["fit", "--chekpoint.monitor=x"], "did you mean 'checkpoint'?"),
+    "type": (["fit", "--trainer.max_epochs=abc"], "trainer.max_epochs must be int or null; got 'abc'"),
+    "slot_key": (
+        ["fit", "--early_stopping.patince=3"],
+        "early_stopping.patince is no key of early_stopping; did you mean 'patience'?",
+    ),
+    "slot_type": (["fit", "--early_stopping.patience=x"], "early_stopping.patience must be int; got 'x'"),
+    "init_args": (["fit", "--model.loss.init_args.lable_smoothing=0"], "did you mean 'label_smoothing'?"),
+    "callable_key": (
+        ["fit", "--model.optimizer.momentm=0"],
+        "model.optimizer.init_args.momentm is no key of torch.optim.SGD; did you mean 'momentum'?",
+    ),
+    "class": (
+        ["fit", "--model.optimizer=Sgd"],
+        "model.optimizer.class_path names no known class: 'Sgd'; did you mean 'SGD'?",
+    ),
+    "schedule": (["fit", "--learning_rate.schedule=WarmupCosin"], "did you mean 'WarmupCosine'?"),
+    "learning_rate": (["fit", "--model.optimizer.lr=-1"], "model.optimizer: Invalid learning rate: -1"),
+    "constructor": (["fit", "--data.batch_size=0"], "data: batch_size must be one or more; got 0"),
+    "accelerator": (["fit", "--trainer.accelerator=gpuu"], "accelerator='gpuu'"),
+    "schedule_value": (["fit", "--learning_rate.schedule.floor=7"], "learning_rate: floor must be"),
+    "two_modes": (["fit", "--resume=last", "--init_from=x.ckpt"], "--resume and --init_from exclude each other"),
+    "nothing_to_resume": (["fit", "--resume=last"], "no checkpoint to resume under"),
+    "nothing_to_test": (["test"], "no checkpoint to test under"),
+    "no_checkpoint": (["test", "--ckpt_path=nowhere.ckpt"], "checkpoint 'nowhere.ckpt' is missing"),
+    "no_weights": (["fit", "--init_from=nowhere.ckpt"], "checkpoint 'nowhere.ckpt' is missing"),
+    "url": (["test", "--ckpt_path=https://example.org/a.ckpt"], "must be a file on this machine"),
+    "run_name": (["fit", "--run_name=../elsewhere"], "run_name must be letters"),
+    "no_config": (["fit", "--config=configs/defalt.yaml"], "did you mean 'configs/default.yaml'?"),
+    "no_config_apart": (["fit", "-c", "nowhere.yaml"], "config file 'nowhere.yaml' is missing"),
+}
+
+
+@pytest.mark.parametrize(("args", "expected"), ON_THE_COMMAND_LINE.values(), ids=ON_THE_COMMAND_LINE)
+def test_a_mistake_on_the_command_line(args, expected, refused):
+    assert expected in refused(*args)
+
+
+IN_A_FILE = {
+    "top_level": (
+        "early_stoping: {patience: 3}",
+        "early_stoping is no key of the configuration; did you mean 'early_stopping'?",
+    ),
+    "trainer": ("trainer: {max_epoch: 3}", "trainer.max_epoch is no key of trainer; did you mean 'max_epochs'?"),
+    "type": ("trainer: {max_epochs: abc}", "trainer.max_epochs must be int or null; got 'abc'"),
+    "model": ("model: {los: 1}", "model.los is no key of model; did you mean 'loss'?"),
+    "init_args": (
+        "model: {loss: {init_args: {lable_smoothing: 0}}}",
+        "model.loss.init_args.lable_smoothing is no key of firstlight.losses.CrossEntropyLoss; did you mean 'label_sm",
+    ),
+    "slot_key": ("early_stopping: {patince: 3}", "did you mean 'patience'?"),
+    "slot_value": ("checkpoint: {mode: mni}", "checkpoint.mode must be 'min' or 'max'; got 'mni'"),
+    "slot_number": ("checkpoint: 3", "checkpoint must be the keys of checkpoint or null; got '3'"),
+    "schedule_key": ("learning_rate: {schedule: {init_args: {warmpu: 1}}}", "did you mean 'warmup'?"),
+    "class": (
+        "model: {loss: {class_path: torch.nn.CrossEntropyLos}}",
+        "names no known class: 'torch.nn.CrossEntropyLos'; did you mean 'torch.nn.CrossEntropyLoss'?",
+    ),
+    "module": ("model: {loss: {class_path: nowhere.CrossEntropyLoss}}", "No module named 'nowhere'"),
+    "other_class": (
+        "model: {loss: {class_path: torch.optim.SGD}}",
+        "model.loss.class_path must be a Module; got 'torch.optim.SGD'",
+    ),
+    "callback": ("trainer: {callbacks: [{class_path: EarlyStoping}]}", "did you mean 'EarlyStopping'?"),
+    "required": ("model: {loss: null}", "model.loss must be given"),
+    "metric": (
+        "model: {metrics: {a: {class_path: torchmetrics.classification.MulticlassAccuracy, "
+        "init_args: {num_classes: -1}}}}",
+        "model.metrics: Expected argument `num_classes`",
+    ),
+    "syntax": ("trainer:\n  - a: b\n c: [", "x.yaml:3 is not valid YAML"),
+    "list": ("- a\n- b", "x.yaml must hold keys and values"),
+    "twice": ("trainer: {max_epochs: 1, max_epochs: 2}", "x.yaml:1 gives the key 'max_epochs' a second time"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), IN_A_FILE.values(), ids=IN_A_FILE)
+def test_a_mistake_in_a_file(text, expected, project, refused):
+    project.write("x.yaml", text)
+    said = refused("fit", "-c", "x.yaml")
+    assert expected in said
+    if "must be given" not in said and "Expected argument" not in said:
+        assert "x.yaml" in said
+
+
+def test_a_mistake_is_located(project, refused):
+    project.write("x.yaml", "trainer:\n  max_epochs: 1\nearly_stopping:\n  patince: 3\n")
+    assert "in " in (said := refused("fit", "-c", "x.yaml"))
+    assert "x.yaml:4" in said
+    assert "the argument --early_stopping.patince=3" in refused("fit", "--early_stopping.patince=3")
+
+
+def test_a_file_that_is_no_checkpoint(project, refused, tmp_path):
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(b"not a checkpoint")
+    assert "cannot be read as a checkpoint" in refused("test", f"--ckpt_path={broken}")
+    code = tmp_path / "code.ckpt"
+    torch.save({"state_dict": {}, "run": Path("x")}, code)
+    assert "objects other than tensors" in refused("test", f"--ckpt_path={code}")
+
+
+def test_weights_of_another_model(project, refused, tmp_path):
+    other = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {"model.weight": torch.zeros(3, 8), "head.bias": torch.zeros(1)}}, other)
+    said = refused("fit", f"--init_from={other}")
+    assert "only in the model: model.bias" in said
+    assert "only in the file: head.bias" in said
+    assert "model.weight is (4, 8) here, (3, 8) there" in said
+
+
+def test_a_fault_in_the_projects_own_code_keeps_its_traceback(project):
+    class Faulty(TinyData):
+        def train_dataloader(self):
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        FirstlightCLI(project.module, Faulty, project_root=project.root, args=["fit"])
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_the_process_with_code_2(project: Project):
+    tests = Path(__file__).parents[1]
+    path = f"{tests}:{tests.parent / 'plugins'}"
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.tiny", "fit", "--trainer.max_epochs=abc"],
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": path, "PATH": ""},
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: trainer.max_epochs must be int or null; got 'abc'")
