@@ -198,9 +198,13 @@ def test_a_server_that_never_answers_is_given_up(tmp_path):
     """In a process of its own, since wandb's telemetry must not hold up its end either."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\n"
+        "import atexit, sys, time\n"
+        "atexit.register(lambda: print(time.monotonic() - ended))\n"  # the first registered runs last
         "from firstlight.tracking import SafeWandbLogger\n"
-        "SafeWandbLogger(save_dir=sys.argv[1], init_timeout=2).log_metrics({'a': 1.0}, step=0)\n"
+        "began = time.monotonic()\n"
+        "SafeWandbLogger(save_dir=sys.argv[1], init_timeout=1).log_metrics({'a': 1.0}, step=0)\n"
+        "ended = time.monotonic()\n"
+        "print(ended - began)\n"
     )
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:  # takes connections and says nothing
         environ = {
@@ -216,6 +220,9 @@ def test_a_server_that_never_answers_is_given_up(tmp_path):
     assert read_offline_run(run_dir).series("a") == ([0], [1.0])
     assert f"wandb sync {run_dir}" in done.stderr
     assert KEY not in done.stderr
+    starting, ending = map(float, done.stdout.split()[-2:])
+    assert starting < 20
+    assert ending < 5
     assert KEY.encode() not in all_bytes(tmp_path)
 
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import logging
-import multiprocessing
-import multiprocessing.util
 import os
 import shlex
 import shutil
-import sys
-import weakref
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -25,9 +19,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from firstlight._require import require
 from firstlight.tracking._guarded_run import GuardedRun, SilentRun
 from firstlight.tracking._import_wandb import import_wandb, require_wandb
-from firstlight.tracking._redact import redact, redact_argv
+from firstlight.tracking._owned_run import OwnedRun, masked_argv, one_line
+from firstlight.tracking._redact import redact
 from firstlight.tracking._wandb_start import Start, decide, explicit_mode
-from firstlight.tracking._watchdog import Watchdog, wandb_service
 
 _GRACE = 5.0  # seconds that wandb's own deadline gets before its helper is killed
 
@@ -104,7 +98,7 @@ class SafeWandbLogger(WandbLogger):
         self._exit_code = 0
         self._experiment: Any = None
         self._off = False
-        self._owned: _Owned | None = None
+        self._owned: OwnedRun | None = None
 
     # What became of the run
 
@@ -142,8 +136,8 @@ class SafeWandbLogger(WandbLogger):
     def _open(self) -> Any:
         """Start a run, or take up the one in progress."""
         wandb = import_wandb()
-        if wandb.run is not None and (previous := _open_logger()) is not None:
-            previous.finish()  # one of ours: a second run in one process is a run of its own
+        if wandb.run is not None and OwnedRun.current is not None:
+            OwnedRun.current.finish()  # one of ours: a second run in one process is a run of its own
         if wandb.run is not None:
             self._start = Start("offline" if wandb.run.offline else "online", "started outside this logger")
             self._run_dir = Path(wandb.run.dir).parent
@@ -151,7 +145,7 @@ class SafeWandbLogger(WandbLogger):
 
         save_dir = Path(self._save_dir or ".")
         save_dir.mkdir(parents=True, exist_ok=True)  # else wandb warns that its git root does not exist
-        self._owned = _Owned(self, save_dir)
+        self._owned = OwnedRun(self.finish, save_dir)
         run = self._init(wandb, save_dir)
         self._owned.watch(self._finish_timeout + _GRACE)
         if self._start.mode == "disabled":
@@ -180,7 +174,7 @@ class SafeWandbLogger(WandbLogger):
                     return run
                 reason = "wandb could not log in"
             except (wandb.Error, OSError, TimeoutError) as error:
-                reason = _one_line(error)
+                reason = one_line(error)
             self._start = Start("offline", reason)
             with contextlib.suppress(Exception):
                 wandb.teardown()
@@ -190,13 +184,13 @@ class SafeWandbLogger(WandbLogger):
 
     def _call_init(self, wandb: Any, save_dir: Path) -> Any:
         mode = self._start.mode
-        os.environ["WANDB_MODE"] = mode  # else wandb's own telemetry takes an offline run for an online one
+        os.environ["WANDB_MODE"] = mode  # put back by OwnedRun; else wandb's telemetry believes that it is online
         arguments = {**self._wandb_init, **self._extra_init, "dir": str(save_dir), "mode": mode}
         arguments.pop("anonymous")  # has no effect any more, and wandb says so on every run
         if mode == "offline":
             arguments.pop("resume")  # needs the server
             arguments.update(_as_new_attempt(arguments, save_dir))
-        with _masked_argv():
+        with masked_argv():
             return wandb.init(settings=wandb.Settings(**self._settings(wandb)), **arguments)
 
     def _settings(self, wandb: Any) -> dict[str, Any]:
@@ -233,7 +227,7 @@ class SafeWandbLogger(WandbLogger):
     def _switch_off(self, error: BaseException) -> None:
         self._off = True
         kept = f"; what was logged until now: {_sync(self._run_dir)}" if self._run_dir else ""
-        rank_zero_warn(f"W&B failed ({_one_line(error)}) and is switched off; the run itself goes on{kept}")
+        rank_zero_warn(f"W&B failed ({one_line(error)}) and is switched off; the run itself goes on{kept}")
 
     # What the Trainer and callbacks call
 
@@ -291,76 +285,6 @@ class SafeWandbLogger(WandbLogger):
         return {**self.__dict__, "_experiment": None, "_owned": None}
 
 
-class _Owned:
-    """A run that this process started, and what must be put back when it ends."""
-
-    current: weakref.ref[SafeWandbLogger] | None = None
-
-    def __init__(self, logger: SafeWandbLogger, save_dir: Path) -> None:
-        self._watchdog: Watchdog | None = None
-        self._service: Any = None
-        self._service_was_there = "WANDB_SERVICE" in os.environ
-        self._environ = {name: os.environ.get(name) for name in ("WANDB_MODE", "WANDB_DATA_DIR")}
-        if self._environ["WANDB_MODE"] == "":  # wandb takes this for a wrong mode, everybody else for none
-            del os.environ["WANDB_MODE"]
-        # Tables and artifacts are staged here; wandb's own default is the home folder. No setting exists for it.
-        os.environ.setdefault("WANDB_DATA_DIR", str((save_dir / "wandb").absolute()))
-        self._finish = logger.finish
-        _Owned.current = weakref.ref(logger)
-        # After wandb's own handler, hence run before it.
-        import_wandb()
-        if multiprocessing.parent_process() is None:
-            atexit.register(self._at_exit)
-        else:  # atexit handlers do not run in a child of multiprocessing
-            multiprocessing.util.Finalize(None, self._at_exit, exitpriority=10)
-
-    def watch(self, seconds: float) -> None:
-        self._service = None if self._service_was_there else wandb_service()
-        if self._service is not None:
-            self._watchdog = Watchdog(seconds, self._service.kill)
-
-    def _at_exit(self) -> None:
-        # The stream that a test runner gave to logging may be closed by now, which is no news.
-        raising, logging.raiseExceptions = logging.raiseExceptions, False
-        try:
-            self._finish()
-        finally:
-            logging.raiseExceptions = raising
-
-    def close(self, exit_code: int) -> str:
-        """Finish the run and end wandb's helper if it came with it; return what went wrong, or an empty string."""
-        atexit.unregister(self._at_exit)
-        wandb = import_wandb()
-        trouble = ""
-        with self._watchdog.guard() if self._watchdog else contextlib.nullcontext():
-            for step in (lambda: wandb.finish(exit_code), lambda: self._teardown(wandb, exit_code)):
-                try:
-                    step()
-                except (Exception, SystemExit) as error:  # teardown exits with the helper's own exit code
-                    trouble = trouble or _one_line(error)
-        if trouble:  # wandb forgets a run only when it ended well; the next one must not go on in a dead one
-            with contextlib.suppress(Exception):
-                import_wandb("sdk.lib.module").unset_globals()
-            if self._service is not None:
-                self._service.kill()
-                self._service.wait()
-        for name, value in self._environ.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        _Owned.current = None
-        return trouble
-
-    def _teardown(self, wandb: Any, exit_code: int) -> None:
-        if not self._service_was_there:
-            wandb.teardown(exit_code)
-
-
-def _open_logger() -> SafeWandbLogger | None:
-    return _Owned.current() if _Owned.current else None
-
-
 def _as_new_attempt(arguments: Mapping[str, Any], save_dir: Path) -> dict[str, Any]:
     """Give a resumed offline run an id of its own: two offline runs under one id collide when they are synced."""
     run_id = arguments["id"]
@@ -375,22 +299,5 @@ def _as_new_attempt(arguments: Mapping[str, Any], save_dir: Path) -> dict[str, A
     }
 
 
-@contextlib.contextmanager
-def _masked_argv() -> Iterator[None]:
-    """Hide secrets in the command line while wandb reads it."""
-    argv = sys.argv
-    sys.argv = [*argv[:1], *redact_argv(argv[1:])]
-    try:
-        yield
-    finally:
-        sys.argv = argv
-
-
 def _sync(run_dir: Path) -> str:
     return f"wandb sync {shlex.quote(str(run_dir))}"
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    key = os.environ.get("WANDB_API_KEY")
-    return (text.replace(key, "***") if key else text)[:200]
