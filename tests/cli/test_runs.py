@@ -28,7 +28,7 @@ def steps(run: Path, key: str = "train/loss") -> list[int]:
 
 
 def test_what_a_run_leaves(project, capsys):
-    cli = project.run("fit")
+    cli = project.run("fit", "--run_manifest={}")
     (run,) = project.runs
     assert cli.run_folder == run
     assert run.parent == project.root / "runs" / "tiny"
@@ -273,11 +273,12 @@ def test_wandb_shares_the_folder_and_gets_the_configuration(project, capsys):
 
 @pytest.mark.slow
 def test_two_processes_share_one_run(project):
+    pytest.importorskip("wandb")
     tests = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent / 'plugins'}"}
     script = Path(__file__).with_name("tiny.py")
     done = subprocess.run(
-        [sys.executable, str(script), "fit", "--trainer.strategy=ddp", "--trainer.devices=2"],
+        [sys.executable, str(script), "fit", "--trainer.strategy=ddp", "--trainer.devices=2", "--wandb={}"],
         cwd=project.root,
         env=environment,
         capture_output=True,
@@ -286,7 +287,8 @@ def test_two_processes_share_one_run(project):
     )
     assert done.returncode == 0, done.stderr
     (run,) = project.runs
-    assert {p.name for p in run.iterdir()} == {"config.yaml", "metrics.csv", "manifest.json", "checkpoints", "run.png"}
+    assert {p.name for p in run.iterdir()} == {"config.yaml", "metrics.csv", "checkpoints", "wandb", "run.png"}
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 1
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"epoch=1-step=4.ckpt", "last.ckpt"}
     assert done.stdout.count("run folder:") == 1
     # The validation value is the one of a single process with the same weights.

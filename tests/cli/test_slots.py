@@ -81,6 +81,7 @@ def test_print_config_goes_round(project, capsys, tmp_path):
 
 
 def test_the_callbacks_that_train(project):
+    project.write("configs/default.yaml", DEFAULT.replace("run_manifest: null", ""))
     cli = project.run("fit", "--trainer.callbacks+=Timer", "--trainer.fast_dev_run=true")
     schedule = slot(cli, callbacks.LearningRateScheduler).schedule
     assert schedule == WarmupCosine(warmup=0.25)

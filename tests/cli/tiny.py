@@ -35,6 +35,7 @@ DEFAULT = """
     early_stopping: {monitor: val/loss, patience: 8}
     checkpoint: {monitor: val/loss}
     progress_bar: null
+    run_manifest: null
 """
 
 
