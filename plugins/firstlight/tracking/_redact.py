@@ -14,7 +14,7 @@ _SECRET_KEY = re.compile(
 )
 # Words of our own field that only look secret: the sizes, ids and names of tokens and tokenizers.
 _HARMLESS_KEY = re.compile(
-    r"tokeni[sz]|token_?(id|dim|len|length|count|type|size|weight|embed)|tokens$|num_?token|(max|min|per|n)_?tokens?"
+    r"tokeni[sz]|token_?(id|dim|len|length|count|type|size|weight|embed)|tokens(_|$)|num_?token|(max|min|per|n)_?tokens?"
     r"|^(pad|bos|eos|unk|cls|sep|mask|special)_?token$",
     re.IGNORECASE,
 )
