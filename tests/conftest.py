@@ -12,6 +12,10 @@ import pytest
 import torch
 
 
+# Tensors here are tiny: a second thread costs more than it gives, and far more on a busy machine.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _leave_no_trace(tmp_path, monkeypatch) -> Iterator[None]:
     """Start every test from the same seeds in an empty folder; fail one that leaks variables, threads or modes."""

@@ -176,7 +176,7 @@ def _norms(tensors: Iterable[Tensor]) -> Tensor:
     if any(half) and not all(half):
         norms = [norm for tensor in tensors for norm in _foreach_norm([tensor])]
     else:
-        norms = _foreach_norm(tensors)
+        norms = list(_foreach_norm(tensors))
     device = norms[0].device
     widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
     return torch.stack([_whole(norm).to(device, widest) for norm in norms])

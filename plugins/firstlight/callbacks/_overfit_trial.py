@@ -17,7 +17,7 @@ from torch.optim import Adam, Optimizer
 from torch.overrides import TorchFunctionMode
 
 from firstlight.losses._floor import has_floor, loss_floor
-from firstlight.schedules import WarmupCosine
+from firstlight.schedules import Constant
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 _PATCHED = ("forward", "training_step", "log", "log_dict")
@@ -61,6 +61,7 @@ class LossRecorder(TorchFunctionMode):
         self.values: list[Tensor] = []
         self.floors: list[Tensor | None] = []
         self.probabilities: str | None = None
+        self.first = True  # the batch is always the same: what can be said of it is said at the first step
         self._inside = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -72,10 +73,11 @@ class LossRecorder(TorchFunctionMode):
             kwargs["dropout_p"] = 0.0
         if not has_floor(func):
             return func(*args, **kwargs)
-        self._inspect(func, args, kwargs)
+        if self.first:
+            self._inspect(func, args, kwargs)
         value = func(*args, **kwargs)
         if not self._inside:
-            self.add(value, loss_floor(func, *args, **kwargs))
+            self.add(value, loss_floor(func, *args, **kwargs) if self.first else None)
         return value
 
     def add(self, value: Tensor, floor: Tensor | None) -> None:
@@ -115,18 +117,27 @@ class LossRecorder(TorchFunctionMode):
 
     def _leave(self, layer: Any, args: Any, value: Tensor) -> None:
         with torch.no_grad():
-            floor = layer.minimum(*args)
+            floor = layer.minimum(*args) if self.first else None
         self._inside -= 1
         self.add(value, floor)
 
 
 def run_trial(
-    trainer: Trainer, pl_module: LightningModule, batch: Any, *, max_steps: int, enough: float, reference: bool = False
+    trainer: Trainer,
+    pl_module: LightningModule,
+    batch: Any,
+    *,
+    max_steps: int,
+    enough: float,
+    reference: float | None = None,
 ) -> Trial:
-    """Train a copy of ``pl_module`` on ``batch``, with its own optimizer or a reference Adam at 1e-3."""
+    """Train a copy of ``pl_module`` on ``batch``, with its own optimizer or a reference Adam at that rate."""
     trial = Trial()
     twin = _twin(pl_module)
-    optimizer = Adam((p for p in twin.parameters() if p.requires_grad), lr=1e-3) if reference else _optimizer(twin)
+    if reference is None:
+        optimizer = _optimizer(twin)
+    else:
+        optimizer = Adam((parameter for parameter in twin.parameters() if parameter.requires_grad), lr=reference)
     trial.optimizer = type(optimizer).__name__
     trial.learning_rates = [float(group["lr"]) for group in optimizer.param_groups]
     for group in optimizer.param_groups:
@@ -134,12 +145,12 @@ def run_trial(
             group["weight_decay"] = 0.0
     reached: dict[str, Tensor] = {}
     recorder = LossRecorder()
-    schedule = WarmupCosine(warmup=0.1)
+    warmup = Constant(warmup=0.1)
     check_every = 10
     with recorder.watch(twin):
         for step in range(max_steps):
             for group, rate in zip(optimizer.param_groups, trial.learning_rates, strict=True):
-                _set_rate(group, rate * schedule.factor(step, max_steps))
+                _set_rate(group, rate * warmup.factor(step, max_steps) * _cooldown(step, max_steps))
             try:
                 if not _step(trainer, twin, batch, optimizer, recorder, trial):
                     break
@@ -165,11 +176,17 @@ def run_trial(
     return trial
 
 
+def _cooldown(step: int, max_steps: int) -> float:
+    """Full rate for two thirds of the trial, then a line towards zero, so that a high rate settles."""
+    return min(1.0, 3.0 * (1.0 - step / max_steps))
+
+
 def _step(
     trainer: Trainer, twin: LightningModule, batch: Any, optimizer: Optimizer, recorder: LossRecorder, trial: Trial
 ) -> bool:
     """Take one step; return whether it could be taken."""
     recorder.values, recorder.floors = [], []
+    recorder.first = not trial.losses
     optimizer.zero_grad()
     # fp16 gradients underflow without the scaler, which belongs to the real run: the trial uses full precision there
     amp = contextlib.nullcontext() if trainer.precision == "16-mixed" else trainer.precision_plugin.train_step_context()

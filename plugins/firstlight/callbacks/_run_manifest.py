@@ -51,9 +51,8 @@ class RunManifest(Callback):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # A resumed run keeps the record of how it began.
-            name = (
-                "manifest.json" if not (folder / "manifest.json").exists() else f"manifest-{trainer.global_step}.json"
-            )
+            earlier = len(list(folder.glob("manifest*.json")))
+            name = f"manifest-{earlier + 1}.json" if earlier else "manifest.json"
             (folder / name).write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
             if diff:
                 (folder / "git.diff").write_text(diff + "\n", encoding="utf-8")

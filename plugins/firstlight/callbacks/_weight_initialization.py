@@ -104,8 +104,8 @@ def looks_fresh(layer: nn.Module) -> bool:
     """Whether the weight of ``layer`` could be torch's own default, by the bounds that a default never leaves.
 
     Linear and Conv draw from U(-1/sqrt(fan_in), 1/sqrt(fan_in)); a few optimizer steps push some weight outside
-    (0.9999 against 1.85 after 50 steps of AdamW). Norm layers start at exactly 1, embeddings within 6.5 standard
-    deviations at a standard deviation of 1. Layers of other kinds count as fresh: no plan fills them.
+    (0.9999 against 1.85 after 50 steps of AdamW). Norm layers start at exactly 1, embeddings at
+    N(0, 1) by mean and spread. Layers of other kinds count as fresh: no plan fills them.
     """
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, nn.Parameter) or isinstance(weight, nn.parameter.UninitializedParameter):
@@ -118,8 +118,12 @@ def looks_fresh(layer: nn.Module) -> bool:
         return float(values.abs().max()) * math.sqrt(fan_in) <= 1.0001
     if isinstance(layer, nn.Embedding):
         rows = values if layer.padding_idx is None else values[torch.arange(len(values)) != layer.padding_idx]
-        spread = float(rows.std()) if rows.numel() > 1 else 1.0
-        return abs(spread - 1.0) < 5.0 / math.sqrt(2 * max(1, rows.numel()))
+        count = rows.numel()
+        if count < 2:
+            return True
+        # Mean and spread of N(0, 1) lie within five of their own standard errors.
+        spread, mean = float(rows.std()), float(rows.mean())
+        return abs(spread - 1.0) < 5.0 / math.sqrt(2 * count) and abs(mean) < 5.0 / math.sqrt(count)
     if isinstance(layer, nn.modules.batchnorm._NormBase):
         mean = layer.running_mean
         return bool((values == 1).all()) and (mean is None or bool((mean == 0).all()))

@@ -1,0 +1,143 @@
+"""WeightInitialization: sees every layer, once, and never writes over weights that mean something."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import nn
+
+from firstlight.callbacks import WeightInitialization
+from firstlight.callbacks._weight_initialization import looks_fresh
+from firstlight.initializers import InitPlan, InitRule
+from helpers import Plain, fit, loader, same, supervised, weights
+
+
+class Snapshot(Callback):
+    def on_train_start(self, trainer, pl_module):
+        self.start = weights(pl_module)
+
+
+class Everywhere(Plain):
+    """Layers made in __init__, setup and configure_model."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(8, 8))
+
+    def setup(self, stage):
+        self.made_in_setup = nn.Linear(8, 8)
+
+    def configure_model(self):
+        if not hasattr(self, "made_late"):
+            self.made_late = nn.Linear(8, 4)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.made_late(self.made_in_setup(self.net(batch[0]))), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+CONSTANT = InitPlan([InitRule("normal", std=0.0)])
+
+
+def test_sees_layers_made_anywhere():
+    snapshot = Snapshot()
+    module = Everywhere()
+    fit(module, WeightInitialization(CONSTANT), snapshot, max_steps=1)
+    assert all(not snapshot.start[f"{name}.weight"].any() for name in ("net", "made_in_setup", "made_late"))
+    assert "configure_model" not in vars(module)
+
+
+def test_a_checkpoint_wins(tmp_path):
+    first, snapshot = supervised(), Snapshot()
+    run = fit(first, max_epochs=1)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    fit(supervised(), WeightInitialization(force=True), snapshot, ckpt=tmp_path / "a.ckpt")
+    assert same(snapshot.start, weights(first))
+
+
+def test_a_second_fit_keeps_what_was_trained():
+    module = supervised()
+    fit(module, WeightInitialization())
+    trained, snapshot = weights(module), Snapshot()
+    fit(module, WeightInitialization(), snapshot)
+    assert same(snapshot.start, trained)
+
+
+def test_pretrained_layers_are_left_alone_with_a_warning():
+    module, snapshot = supervised(), Snapshot()
+    with torch.no_grad():
+        module.model[0].weight.mul_(3)
+    pretrained = module.model[0].weight.detach().clone()
+    with pytest.warns(UserWarning, match=r"leaves 1 layer\(s\) alone .* \(model.0\)"):
+        fit(module, WeightInitialization(), snapshot)
+    assert torch.equal(snapshot.start["model.0.weight"], pretrained)
+    forced, snapshot = supervised(), Snapshot()
+    with torch.no_grad():
+        forced.model[0].weight.mul_(3)
+    fit(forced, WeightInitialization(force=True), snapshot)
+    assert not torch.equal(snapshot.start["model.0.weight"], pretrained)
+
+
+def test_seed_decides_and_defaults_to_the_global_one():
+    def start(**kwargs):
+        snapshot = Snapshot()
+        fit(supervised(), WeightInitialization(**kwargs), snapshot, max_steps=1)
+        return snapshot.start["model.0.weight"]
+
+    assert torch.equal(start(), start())
+    assert torch.equal(start(seed=1), start(seed=1))
+    assert not torch.equal(start(seed=1), start(seed=2))
+
+
+def test_report_says_target_and_measured():
+    callback = WeightInitialization()
+    fit(supervised(), callback, max_steps=1)
+    row = next(row for row in callback.report.rows if row.name == "model.0")
+    assert row.scheme == "he"
+    assert row.target_std == pytest.approx(math.sqrt(2 / 8))
+    assert "model.0" in str(callback.report)
+
+
+def test_only_fit_initializes():
+    from helpers import trainer
+
+    module = supervised()
+    before = weights(module)
+    trainer(callbacks=[WeightInitialization(CONSTANT)]).validate(module, loader(shuffle=False), verbose=False)
+    assert same(before, weights(module))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(30, 40),
+        nn.Conv2d(3, 8, 3),
+        nn.Conv1d(8, 8, 3, groups=4),
+        nn.ConvTranspose2d(6, 3, 4),
+        nn.Embedding(50, 8),
+        nn.Embedding(50, 8, padding_idx=0),
+        nn.BatchNorm2d(4),
+        nn.LayerNorm(5),
+        nn.GroupNorm(2, 4),
+    ],
+    ids=str,
+)
+def test_fresh_layers_look_fresh_and_trained_ones_do_not(layer):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        layer.reset_parameters()
+        assert looks_fresh(layer), seed
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.02)
+    for _ in range(50):
+        layer.weight.grad = torch.randn_like(layer.weight) + 0.5
+        optimizer.step()
+    assert not looks_fresh(layer)
+
+
+def test_lsuv_says_that_it_is_not_there():
+    with pytest.raises(NotImplementedError, match="lsuv"):
+        WeightInitialization(lsuv=True)
