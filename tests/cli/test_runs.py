@@ -120,10 +120,12 @@ def test_the_best_is_not_the_newest(project):
 
 
 def test_a_run_that_was_moved_still_knows_its_best(project):
-    project.run("fit")
+    project.run("fit", "--checkpoint.mode=max")
     (run,) = project.runs
     run.rename(run.with_name("20991231-000000-000-ffff"))
-    assert project.run("test").run_folder == project.runs[-1] / "test"
+    cli = project.run("test")
+    assert cli._evaluates.step == 4
+    assert cli.run_folder == project.runs[-1] / "test"
 
 
 def test_a_checkpoint_outside_of_runs(project, tmp_path):
@@ -324,3 +326,6 @@ def test_processes_started_from_outside_share_one_run(project):
     (run,) = project.runs
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert done.stdout.count("run folder:") == 1
+    known = {path.read_text() for path in project.root.glob("rank-*.txt")}
+    assert len(list(project.root.glob("rank-*.txt"))) == 2
+    assert known == {f"{run} {run}"}, "every process knows the folder that the first one chose"

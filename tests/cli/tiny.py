@@ -101,7 +101,9 @@ class Project:
 
 
 def main() -> None:
-    FirstlightCLI(SupervisedModule, TinyData, project_root=Path.cwd())
+    cli = FirstlightCLI(SupervisedModule, TinyData, project_root=Path.cwd())
+    rank = cli.trainer.global_rank
+    Path(f"rank-{rank}.txt").write_text(f"{cli.run_folder} {cli.trainer.default_root_dir}")
 
 
 if __name__ == "__main__":

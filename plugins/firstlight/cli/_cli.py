@@ -7,15 +7,12 @@ import os
 import shutil
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -25,8 +22,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from firstlight.cli._blame import blame, passed_through, raised_in
-from firstlight.cli._checkpoints import Checkpoint, best_in, load_weights, newest, read, resolve
-from firstlight.cli._config_files import ConfigFiles
+from firstlight.cli._checkpoints import Checkpoint, load_weights
+from firstlight.cli._config_files import ConfigFiles, words
 from firstlight.cli._csv_logger import RunCSVLogger
 from firstlight.cli._errors import UsageError
 from firstlight.cli._explain import Explainer
@@ -34,11 +31,12 @@ from firstlight.cli._parser import FirstlightParser, ParseError
 from firstlight.cli._plain_values import plain_values
 from firstlight.cli._predictions import PredictionWriter
 from firstlight.cli._quiet import quiet
-from firstlight.cli._record import RunRecord, changes
+from firstlight.cli._record import RunRecord
 from firstlight.cli._run_folder import new_run_folder, run_folder_of, shared_with_children
 from firstlight.cli._say import say, short
 from firstlight.cli._slots import SLOTS
 from firstlight.cli._trained_with import trained_with
+from firstlight.cli._which_checkpoint import WhichCheckpoint, tell_resume
 from firstlight.tracking import SafeWandbLogger, plot_run, redact
 
 # How this command goes, not what the run is: left out of config.yaml, so that every subcommand can read it.
@@ -133,7 +131,7 @@ class FirstlightCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Read the configuration: class defaults < default.yaml < the evaluated run < --config files < arguments."""
-        argv = _words(args)
+        argv = words(args)
         for name, subparser in getattr(self, "_subcommand_parsers", {}).items():
             subparser.short_help_of = name if "--help_all" not in argv else None
         argv = ["--help" if word == "--help_all" else word for word in argv]
@@ -141,7 +139,7 @@ class FirstlightCLI(LightningCLI):
         self.config = self._parsed(parser, self.config_files.prepare(argv, names))
         self.subcommand = self.config.get("subcommand")
         if self.subcommand in ("validate", "test", "predict"):
-            self._evaluates = self._checkpoint_to_evaluate()
+            self._evaluates = self._which.to_evaluate(self._get_plain("ckpt_path") or "best", self.subcommand)
             under = json.dumps(trained_with(self._evaluates.path))
             self.config = self._parsed(parser, self.config_files.prepare(argv, names, under))
 
@@ -168,35 +166,12 @@ class FirstlightCLI(LightningCLI):
         return str(self._get_plain("run_name") or self.project_root.name)
 
     @property
+    def _which(self) -> WhichCheckpoint:
+        return WhichCheckpoint(self._runs, (Path.cwd(), self.project_root))
+
+    @property
     def _is_dry(self) -> bool:
         return bool(self._get_plain("trainer").get("fast_dev_run"))
-
-    # Checkpoints
-
-    def _checkpoint(self, name: str) -> Path:
-        return resolve(name, [Path.cwd(), self.project_root], self._runs.parent)
-
-    def _checkpoint_to_evaluate(self) -> Checkpoint:
-        name = self._get_plain("ckpt_path") or "best"
-        if name not in ("best", "last"):
-            path = self._checkpoint(name)
-            return Checkpoint(path, int(read(path).get("global_step", 0)))
-        last = newest(self._runs)
-        if last is None:
-            problem = f"no checkpoint to {self.subcommand} under {short(self._runs)}"
-            raise UsageError(problem, "run fit first, or give --ckpt_path")
-        found = last if name == "last" else best_in(last.path.parent.parent) or last
-        say(f"{self.subcommand}: the {name} checkpoint of the newest run, {found}")
-        return found
-
-    def _checkpoint_to_resume(self, name: str) -> Checkpoint | None:
-        if name not in ("auto", "last"):
-            path = self._checkpoint(name)
-            return Checkpoint(path, int(read(path).get("global_step", 0)))
-        found = newest(self._runs)
-        if found is None and name == "last":
-            raise UsageError(f"no checkpoint to resume under {short(self._runs)}", "--resume auto starts anew then")
-        return found
 
     # From configuration to objects
 
@@ -227,9 +202,9 @@ class FirstlightCLI(LightningCLI):
                 "--resume goes on with a run; --init_from starts a new one with a checkpoint's weights",
             )
         if init_from:
-            self._init_from = self._checkpoint(init_from)
+            self._init_from = self._which.named(init_from)
         if resume:
-            self._resumes = self._checkpoint_to_resume(resume)
+            self._resumes = self._which.to_resume(resume)
         if self._is_dry:
             self.run_folder = Path(tempfile.mkdtemp(prefix="firstlight-"))
             return
@@ -240,22 +215,9 @@ class FirstlightCLI(LightningCLI):
         except ValueError as error:
             raise UsageError(str(error)) from None
         if resume:
-            self._tell_resume(folder)
+            tell_resume(self._resumes, folder, self._runs, self.run_config)
         if stage in ("validate", "test", "predict"):
             self.run_folder /= stage
-
-    def _tell_resume(self, folder: Path | None) -> None:
-        if self._resumes is None:
-            say(f"resume: no checkpoint under {short(self._runs)} yet, starting a new run")
-            return
-        say(f"resume: {self._resumes}, in {'the same' if folder else 'a new'} run folder")
-        if folder:
-            before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-            different = changes(before, self.run_config)
-            for line in different[:5]:
-                say(textwrap.shorten(f"  changed since: {line}", 160, placeholder="…"))
-            if len(different) > 5:
-                say(f"  and {len(different) - 5} more")
 
     def _place_wandb(self, wandb: Any, stage: str) -> None:
         """Put W&B's files into the run folder, and the attempts of a run into one group."""
@@ -415,16 +377,3 @@ class FirstlightCLI(LightningCLI):
         path = self.run_folder / "metrics.csv"
         if self.trainer.is_global_zero and path.is_file():
             say(f"values: {short(path)}")
-
-
-def _words(args: ArgsType) -> list[str]:
-    """Return arguments as the words of a command line; values given as a mapping lie over every file."""
-    if args is None:
-        return sys.argv[1:]
-    if isinstance(args, list):
-        return list(args)
-    values = args.as_dict() if isinstance(args, Namespace) else dict(args)
-    subcommand = values.pop("subcommand", None)
-    if subcommand is None:
-        return ["--config", json.dumps(values)]
-    return [subcommand, "--config", json.dumps(values.get(subcommand, {}))]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import ArgsType
 
 from firstlight.cli._errors import UsageError, nearest
 from firstlight.cli._say import short
@@ -148,3 +152,16 @@ def _line(node: Any, path: list[str]) -> int:
         if key.value == path[0]:
             return int(key.start_mark.line) + 1 if len(path) == 1 else _line(value, path[1:])
     return 0
+
+
+def words(args: ArgsType) -> list[str]:
+    """Return arguments as the words of a command line; values given as a mapping lie over every file."""
+    if args is None:
+        return sys.argv[1:]
+    if isinstance(args, list):
+        return list(args)
+    values = args.as_dict() if isinstance(args, Namespace) else dict(args)
+    subcommand = values.pop("subcommand", None)
+    if subcommand is None:
+        return ["--config", json.dumps(values)]
+    return [subcommand, "--config", json.dumps(values.get(subcommand, {}))]
