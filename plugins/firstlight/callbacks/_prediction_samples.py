@@ -91,12 +91,14 @@ class PredictionSamples(Callback):
         """Log the last validation, whichever epoch it was, and leave its picture where no logger takes one."""
         if not self._logged:
             self._log(trainer)
-        if not trainer.is_global_zero or self._matrix is None or _picture_loggers(trainer):
+        if self._matrix is None or _picture_loggers(trainer):
+            return
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks: log_dir is a broadcast
+        if not trainer.is_global_zero:
             return
         if not _has_matplotlib():
             rank_zero_info("no confusion_matrix.png: matplotlib is not installed; pip install 'firstlight[viz]'")
             return
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         confusion_figure(self._matrix, self._names(len(self._matrix))).savefig(folder / "confusion_matrix.png")
 

@@ -85,7 +85,7 @@ class ProgressBar(TQDMProgressBar):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the line of the epoch."""
-        self._read_loss(trainer)
+        self._read_loss(trainer)  # on every rank: what is reduced over ranks is reduced when first read
         super().on_train_epoch_end(trainer, pl_module)
         if self.writes_lines:
             # What is logged only once an epoch is there by now; each value is read once.
@@ -138,8 +138,9 @@ def _shows_bars() -> bool:
     if "ipykernel" in sys.modules:  # a notebook: stdout is no terminal, but tqdm knows what to do
         return True
     try:
-        return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    except (AttributeError, ValueError):  # replaced, or closed
+        has_width = os.get_terminal_size(sys.stdout.fileno()).columns > 0  # a terminal without one shows no bar
+        return has_width and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    except (AttributeError, OSError, ValueError):  # no terminal, replaced, or closed
         return False
 
 
