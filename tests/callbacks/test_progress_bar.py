@@ -1,5 +1,6 @@
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -24,7 +25,7 @@ def run(*bars, capsys=None, **options):
 
 NUMBER = r"[\d.e+-]+"
 LINE = re.compile(
-    rf"epoch (\d)/3  step (\d+)  train/loss {NUMBER}  val/loss {NUMBER}  val/accuracy ({NUMBER})  lr 0\.1000  {NUMBER} s"
+    rf"epoch (\d)/3  step (\d+)  train/loss {NUMBER}  val/loss {NUMBER}  val/accuracy {NUMBER}  lr 0\.1000  {NUMBER} s"
 )
 
 
@@ -45,7 +46,7 @@ def test_the_values_are_those_of_the_trainer(capsys):
 
 
 def test_a_terminal_gets_a_bar(tmp_path):
-    pty = pytest.importorskip("pty")
+    fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))
     script = tmp_path / "script.py"
     script.write_text(
         "from helpers import fit, loader, supervised\n"
@@ -53,6 +54,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
         "fit(supervised(), ProgressBar(), val=loader(shuffle=False), enable_progress_bar=True, log_every_n_steps=5)\n"
     )
     outside, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # rows and columns
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"}
     process = subprocess.Popen([sys.executable, str(script)], stdin=inside, stdout=inside, stderr=inside, env=environ)
     os.close(inside)
