@@ -45,6 +45,7 @@ def test_the_values_are_those_of_the_trainer(capsys):
         assert f"{key} {trainer.callback_metrics[key].item():.4f}" in last
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar(tmp_path):
     fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))
     script = tmp_path / "script.py"
