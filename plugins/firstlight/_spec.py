@@ -69,13 +69,9 @@ def build(value: Any, *, base: type, name: str) -> Any:
             '{"class_path": ..., "init_args": {...}}'
         )
     cls = resolve(path)
-    require(
-        inspect.isclass(cls) and issubclass(cls, base),
-        f"{name}.class_path",
-        path,
-        f"a {base.__name__}",
-        error=TypeError,
-    )
+    ok = inspect.isclass(cls) and issubclass(cls, base) and _is_buildable(cls)
+    expected = "a module, an optimizer or a class of firstlight" if base is object else f"a {base.__name__}"
+    require(ok, f"{name}.class_path", path, expected, error=TypeError)
     if issubclass(cls, Optimizer):  # its first argument, the parameters, comes later
         return functools.partial(cls, **arguments)
     built = build_nested(arguments, name=name)
@@ -86,6 +82,11 @@ def build(value: Any, *, base: type, name: str) -> Any:
         unknown = next((key for key in arguments if key not in known), None) if isinstance(built, Mapping) else None
         hint = did_you_mean(unknown, known) if unknown else ""
         raise TypeError(f"{name}: {path} does not take these arguments: {error}{hint}") from error
+
+
+def _is_buildable(cls: type) -> bool:
+    """Whether a spec may name ``cls``: specs come from files, and ``Popen`` is a constructor too."""
+    return issubclass(cls, (nn.Module, Optimizer)) or cls.__module__.partition(".")[0] == "firstlight"
 
 
 def build_nested(value: Any, *, name: str) -> Any:

@@ -125,8 +125,8 @@ def looks_fresh(layer: nn.Module) -> bool:
         spread, mean = float(rows.std()), float(rows.mean())
         return abs(spread - 1.0) < 5.0 / math.sqrt(2 * count) and abs(mean) < 5.0 / math.sqrt(count)
     if isinstance(layer, nn.modules.batchnorm._NormBase):
-        mean = layer.running_mean
-        return bool((values == 1).all()) and (mean is None or bool((mean == 0).all()))
+        running = layer.running_mean
+        return bool((values == 1).all()) and (running is None or not bool(running.any()))
     if isinstance(layer, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
         return bool((values == 1).all())
     return True
