@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-
 # Tensors here are tiny: a second thread costs more than it gives, and far more on a busy machine.
 torch.set_num_threads(1)
 
