@@ -259,14 +259,13 @@ def test_without_running(project):
     assert len(project.runs) == 1
 
 
-def test_wandb_shares_the_folder_and_gets_the_configuration(project, capsys):
+def test_wandb_shares_the_folder_and_gets_the_configuration(project):
     pytest.importorskip("wandb")
     cli = project.run("fit", "--wandb.project=tiny", "--data.api_key=sk-very-private")
     (run,) = project.runs
     logger = cli.trainer.loggers[1]
     logger.finish()
     assert logger.offline_dir.parent == run / "wandb"
-    assert f"upload to W&B:   {logger.sync_command}" in capsys.readouterr().out
     logged = read_offline_run(logger.offline_dir)
     assert logged.config["model"]["optimizer"]["init_args"]["lr"] == 0.1
     assert logged.config["data"]["api_key"] == "***"

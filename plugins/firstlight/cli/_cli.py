@@ -360,10 +360,6 @@ class FirstlightCLI(LightningCLI):
             say(f"best checkpoint: {short(checkpoint.best_model_path)}{rated}")
         if picture:
             say(f"picture:         {short(picture)}")
-        for logger in self.trainer.loggers:
-            command = getattr(logger, "sync_command", None)
-            if command:
-                say(f"upload to W&B:   {command}")
 
     def after_validate(self) -> None:
         """Say where the values are."""
