@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from firstlight.callbacks._prediction_samples import PredictionSamples
+from firstlight.callbacks import PredictionSamples
 from firstlight.tracking import SafeWandbLogger, read_offline_run
 from helpers import fit, same, weights
 

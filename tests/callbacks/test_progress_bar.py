@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.classification import MulticlassAccuracy
 
-from firstlight.callbacks._progress_bar import ProgressBar
+from firstlight.callbacks import ProgressBar
 from helpers import fit, loader, same, supervised, weights
 
 
@@ -51,7 +51,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from helpers import fit, loader, supervised\n"
-        "from firstlight.callbacks._progress_bar import ProgressBar\n"
+        "from firstlight.callbacks import ProgressBar\n"
         "fit(supervised(), ProgressBar(), val=loader(shuffle=False), enable_progress_bar=True, log_every_n_steps=5)\n"
     )
     outside, inside = pty.openpty()
