@@ -48,6 +48,7 @@ ON_THE_COMMAND_LINE = {
     "no_checkpoint": (["test", "--ckpt_path=nowhere.ckpt"], "checkpoint 'nowhere.ckpt' is missing"),
     "no_weights": (["fit", "--init_from=nowhere.ckpt"], "checkpoint 'nowhere.ckpt' is missing"),
     "url": (["test", "--ckpt_path=https://example.org/a.ckpt"], "must be a file on this machine"),
+    "cpu_threads": (["fit", "--cpu_threads=0"], "cpu_threads must be"),
     "run_name": (["fit", "--run_name=../elsewhere"], "run_name must be letters"),
     "no_config": (["fit", "--config=configs/defalt.yaml"], "did you mean 'configs/default.yaml'?"),
     "no_config_apart": (["fit", "-c", "nowhere.yaml"], "config file 'nowhere.yaml' is missing"),

@@ -252,6 +252,16 @@ def test_arguments_as_a_mapping(project):
     assert project.saved()["checkpoint"]["monitor"] == "val/loss", "over the default file"
 
 
+def test_threads_of_the_cpu(project):
+    before = torch.get_num_threads()
+    try:
+        project.run("fit", "--cpu_threads=2")
+        assert torch.get_num_threads() == 2
+        assert project.saved()["cpu_threads"] == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_without_running(project):
     cli = project.run(run=False)
     cli.trainer.fit(cli.model, cli.datamodule)

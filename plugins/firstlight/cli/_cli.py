@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -116,6 +118,8 @@ class FirstlightCLI(LightningCLI):
         import_module("firstlight.schedules")  # so that a schedule can be given by its bare name
         parser.add_argument("--run_name", type=str | None, help="Name of the run (default: the project's folder)")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs are kept, seen from the project")
+        threads = "Threads of torch on the CPU (default: its own choice); a small model is fastest with 1"
+        parser.add_argument("--cpu_threads", type=PositiveInt | None, help=threads)
         for name, slot in SLOTS.items():
             kind = slot.target | None
             parser.add_argument(f"--{name}", type=kind, default={} if slot.on else None, help=slot.help)
@@ -178,6 +182,8 @@ class FirstlightCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, and fit the configuration to what this subcommand does."""
         self.run_config = redact(self._plain_config())
+        if self._get_plain("cpu_threads"):
+            torch.set_num_threads(self._get_plain("cpu_threads"))
         stage = self.subcommand or "fit"
         config = self.config[self.subcommand] if self.subcommand else self.config
         self._choose_run_folder(stage)
