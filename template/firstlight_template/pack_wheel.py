@@ -60,6 +60,16 @@ def requirement(text: str, extra: str = "") -> str:
     return f"Requires-Dist: {text}" + (f"; {' and '.join(markers)}" if markers else "")
 
 
+def needs_of(extra: str, extras: dict[str, str], name: str) -> list[str]:
+    """What an extra needs; one that names the project's other extras needs what they need."""
+    found: list[str] = []
+    for text in as_strings(extras[extra]):
+        own = re.fullmatch(rf"{re.escape(name)}\[([\w, -]+)\]", text)
+        others = [needs_of(other.strip(), extras, name) for other in own.group(1).split(",")] if own else [[text]]
+        found.extend(need for needs in others for need in needs)
+    return found
+
+
 def metadata(pyproject: str, version: str) -> str:
     """The METADATA file: what pip reads to install the dependencies."""
     project = read_table(pyproject, "project")
@@ -73,9 +83,9 @@ def metadata(pyproject: str, version: str) -> str:
         f"Requires-Python: {read_value(project['requires-python'])}",
         *(requirement(text) for text in as_strings(project["dependencies"])),
     ]
-    for extra, raw in extras.items():
+    for extra in extras:
         lines.append(f"Provides-Extra: {extra}")
-        lines.extend(requirement(text, extra) for text in as_strings(raw))
+        lines.extend(requirement(text, extra) for text in needs_of(extra, extras, str(read_value(project["name"]))))
     return "\n".join(lines) + "\n"
 
 

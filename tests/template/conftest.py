@@ -15,7 +15,8 @@ Bake = Callable[..., Path]
 def clean_environment(home: Path) -> dict[str, str]:
     """The environment of a new user: no configuration, no git around, no name given to a run."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("COOKIECUTTER", "GIT_", "WANDB"))}
-    return {**kept, "HOME": str(home), "GIT_CEILING_DIRECTORIES": str(home)}
+    # One thread: small tensors do not gain by a second, which on a busy machine is waited for at every step.
+    return {"OMP_NUM_THREADS": "1", **kept, "HOME": str(home), "GIT_CEILING_DIRECTORIES": str(home)}
 
 
 def run_cookiecutter(home: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

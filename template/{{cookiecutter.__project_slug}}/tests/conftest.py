@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from {{ cookiecutter.package_name }}.main import main
 
+# Tensors this small do not need a second thread, which on a busy machine is waited for at every step.
+torch.set_num_threads(1)
 CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 
 
