@@ -30,9 +30,8 @@ def say(text: str) -> None:
 def run(title: str, command: list[str], cwd: Path) -> list[str]:
     """Show and run a command; return its lines. A command that fails ends the demo with its exit code."""
     say(f"\n=== {title}\n$ {shlex.join(command)}")
-    # A demo uploads nothing, unless WANDB_MODE says otherwise. Tensors this small do not need a second thread,
-    # which on a busy machine is waited for at every step.
-    environment = {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+    # A demo uploads nothing, unless WANDB_MODE says otherwise.
+    environment = {"WANDB_MODE": "offline", **os.environ, "PYTHONUNBUFFERED": "1"}
     path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     start = time.perf_counter()
     lines: list[str] = []
