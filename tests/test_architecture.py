@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[1] / "plugins" / "firstlight"
 
 FLOORS = {
     "losses": 1,
+    "layers": 1,
+    "mixing": 1,
+    "sampling": 1,
     "regularizers": 1,
     "initializers": 1,
     "optimizers": 1,
