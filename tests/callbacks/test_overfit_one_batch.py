@@ -26,7 +26,7 @@ def verdict(module, data=None, **kwargs):
         warnings.filterwarnings("ignore", "OverfitOneBatch FAILED")
         try:
             fit(module, probe, data=data, max_steps=1, max_epochs=-1)
-        except (IndexError, RuntimeError):  # the real step fails too, after the verdict
+        except (IndexError, ValueError, RuntimeError):  # the real step fails too, after the verdict
             assert probe.result is not None
     return probe.result
 
@@ -133,6 +133,16 @@ def test_labels_out_of_range_are_named_before_the_loss_is_called():
     data = classes_data(16)
     shifted = DataLoader(TensorDataset(data.tensors[0], data.tensors[1] + 1), batch_size=16)
     assert "labels go from 1 to 4, but the model has 4 outputs" in verdict(Plain(), shifted).cause
+
+
+@pytest.mark.parametrize("make", [Plain, supervised])
+def test_labels_out_of_range_are_named_before_the_sanity_check_meets_them(make):
+    data = classes_data(16)
+    shifted = DataLoader(TensorDataset(data.tensors[0], data.tensors[1] + 1), batch_size=16)
+    with pytest.raises(
+        RuntimeError, match=r"OverfitOneBatch FAILED; labels go from 1 to 4, .* \(in the validation data\)"
+    ):
+        fit(make(), OverfitOneBatch(), data=shifted, val=shifted, num_sanity_val_steps=2)
 
 
 def test_ignored_labels_are_in_range():

@@ -107,6 +107,12 @@ def test_shapes_that_do_not_fit_are_refused(target):
         CrossEntropyLoss()(torch.zeros(4, 3), target)
 
 
+@pytest.mark.parametrize("label", [3, -1])
+def test_labels_out_of_range_are_named(label):
+    with pytest.raises(ValueError, match=f"labels must be 0 to 2, for 3 logits; they go from .*{label}"):
+        CrossEntropyLoss()(LOGITS, torch.tensor([0, label, -100, label]))
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [

@@ -14,7 +14,7 @@ from torch import nn
 
 from firstlight._require import require
 from firstlight._rng import isolated_rng
-from firstlight.callbacks._overfit_trial import Trial, run_trial
+from firstlight.callbacks._overfit_trial import Trial, labels_fault, run_trial
 
 _REFERENCES = (1e-3, 1e-2)  # rates of the reference Adam: one for nets of any size, one for small ones
 # Fractions of the reducible loss: a trial ends early at the first; at its end it must be below the second. In between
@@ -82,11 +82,24 @@ class OverfitOneBatch(Callback):
         self.max_steps = max_steps
         self.on_fail = on_fail
         self.result: OverfitResult | None = None
-        self._armed = False
+        self._armed = self._peeks = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.result = None
-        self._armed = True
+        self._armed = self._peeks = True
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        # The sanity check comes before the first training batch, and labels out of range end the process in it.
+        if not (trainer.sanity_checking and self._peeks) or _reason_to_skip(trainer, pl_module, batch):
+            return
+        self._peeks = False
+        with isolated_rng():
+            fault = labels_fault(pl_module, batch)
+        if fault is not None:
+            self.result = OverfitResult(False, cause=f"{fault} (in the validation data)")
+        self._tell(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._armed:
@@ -94,11 +107,17 @@ class OverfitOneBatch(Callback):
         self._armed = False
         reason = _reason_to_skip(trainer, pl_module, batch)
         self.result = OverfitResult(None, cause=reason) if reason else self._probe(trainer, pl_module, batch)
-        passed = trainer.strategy.reduce_boolean_decision(self.result.passed is not False, all=True)
+        self._tell(trainer)
+
+    def _tell(self, trainer: Trainer) -> None:
+        """Say the verdict if there is one, the same on all ranks: whether to go on is for all of them."""
+        failed = self.result is not None and self.result.passed is False
+        passed = trainer.strategy.reduce_boolean_decision(not failed, all=True)
         if passed:
-            rank_zero_info(str(self.result))
+            if self.result is not None:
+                rank_zero_info(str(self.result))
             return
-        message = str(self.result if self.result.passed is False else "OverfitOneBatch FAILED on another rank")
+        message = str(self.result if failed else "OverfitOneBatch FAILED on another rank")
         if self.on_fail == "raise":
             raise RuntimeError(message)
         rank_zero_warn(message)

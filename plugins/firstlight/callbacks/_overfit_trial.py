@@ -122,6 +122,20 @@ class LossRecorder(TorchFunctionMode):
         self.add(value, floor)
 
 
+def labels_fault(pl_module: LightningModule, batch: Any) -> str | None:
+    """Say that labels of ``batch`` are out of range, from one step of a copy that stops before the loss is called."""
+    recorder = LossRecorder()
+    try:
+        twin = _twin(pl_module)
+        with torch.no_grad(), recorder:
+            twin.training_step(batch, 0) if _takes_index(twin) else twin.training_step(batch)
+    except LabelsOutOfRangeError as error:
+        return str(error)
+    except Exception:  # whatever else is wrong will show in the trial, or in the step itself
+        return None
+    return None
+
+
 def run_trial(
     trainer: Trainer,
     pl_module: LightningModule,

@@ -76,14 +76,14 @@ def _from_indices(
     reduction: Reduction,
     smoothing: float,
 ) -> tuple[Tensor, Tensor]:
-    losses = F.cross_entropy(
-        logits,
-        target.long(),
-        weight,
-        ignore_index=ignore_index,
-        reduction="none" if reduction == "none" else "sum",
-        label_smoothing=smoothing,
-    )
+    kind = "none" if reduction == "none" else "sum"
+    options = {"ignore_index": ignore_index, "reduction": kind, "label_smoothing": smoothing}
+    try:
+        losses = F.cross_entropy(logits, target.long(), weight, **options)  # type: ignore[arg-type]
+    except IndexError as error:  # on the CPU; on CUDA a label out of range ends the process, and a check would wait
+        counted, classes = target[target != ignore_index], logits.shape[min(1, logits.ndim - 1)]
+        found = f"{int(counted.min())} to {int(counted.max())}"
+        raise ValueError(f"labels must be 0 to {classes - 1}, for {classes} logits; they go from {found}") from error
     counts = target != ignore_index
     if weight is None:
         return losses, counts.sum()
