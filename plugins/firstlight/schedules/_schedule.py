@@ -10,7 +10,7 @@ from typing import ClassVar
 from typing_extensions import Self
 
 from firstlight._require import require
-from firstlight.schedules._duration import check_duration, needs_total, resolved
+from firstlight.schedules._duration import check_duration, in_steps, needs_total, resolved
 
 
 class Schedule(ABC):
@@ -38,6 +38,24 @@ class Schedule(ABC):
         """Whether the factor depends on the length of the run."""
         return self._ends or any(needs_total(getattr(self, name)) for name in self._present())
 
+    def check(self, total_steps: int) -> None:
+        """Raise where this schedule does not fit into a run of ``total_steps``; its durations must be resolved.
+
+        :meth:`factor` shortens what does not fit instead, so that a run of a few steps (a smoke test) still starts.
+
+        Raises:
+            ValueError: a warm-up longer than the run, or phases longer than the run together.
+        """
+        require(total_steps >= 1, "total_steps", total_steps, "one or more optimizer steps")
+        name = " + ".join(self._phases())
+        steps = sum(in_steps(phase, getattr(self, phase), total_steps) for phase in self._phases())
+        require(
+            steps <= total_steps,
+            name,
+            steps,
+            f"at most the {total_steps} optimizer steps of the run; make it shorter, or a fraction such as 0.05",
+        )
+
     def resolve(self, *, steps_per_epoch: float | None, steps_per_batch: float = 1.0) -> Self:
         """Return this schedule with durations in epochs and batches turned into optimizer steps.
 
@@ -54,12 +72,19 @@ class Schedule(ABC):
         for name in self._present():
             check_duration(name, getattr(self, name))
 
+    def _phases(self) -> tuple[str, ...]:
+        """Durations that stand one after another in the run."""
+        return ("warmup",) if hasattr(self, "warmup") else ()
+
     def _present(self) -> tuple[str, ...]:
         return tuple(name for name in self._durations if hasattr(self, name))
 
 
 def lr_lambda(schedule: Schedule, total_steps: int | None = None) -> Callable[[int], float]:
     """Return ``schedule`` as the function that :class:`torch.optim.lr_scheduler.LambdaLR` wants.
+
+    Raises:
+        ValueError: the schedule needs ``total_steps`` or does not fit into them (a warm-up longer than the run).
 
     >>> from firstlight.schedules import CosineAnnealing
     >>> [round(lr_lambda(CosineAnnealing(), 4)(step), 4) for step in range(5)]
@@ -72,4 +97,6 @@ def lr_lambda(schedule: Schedule, total_steps: int | None = None) -> Callable[[i
             total_steps,
             "one or more optimizer steps",
         )
+    if total_steps is not None:
+        schedule.check(total_steps)
     return lambda step: schedule.factor(step, total_steps)
