@@ -222,6 +222,12 @@ def test_an_optimizer_function_that_returns_something_else_is_named():
         fit(supervised(optimizer=lambda groups: 3))
 
 
+def test_defaults_are_recorded_so_that_a_later_version_cannot_change_them():
+    hparams = SupervisedModule(nn.Linear(8, 4), nn.CrossEntropyLoss()).hparams
+    assert hparams["compile"] is False
+    assert hparams["penalties"] == []
+
+
 def test_groups_decay_by_kind():
     (decay, free) = supervised().configure_optimizers().param_groups
     assert (decay["name"], decay["weight_decay"], len(decay["params"])) == ("decay", 1e-3, 2)
