@@ -1,0 +1,252 @@
+"""LAMB: Adam's direction, with a step as long as the layer's weights ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, TypeAlias, overload
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from firstlight._require import require
+
+# On a CPU one operation over many tensors streams them all through memory, and the next one does so again. Batches
+# whose five tensors a parameter stay in the cache save that, and still save calls where tensors are small.
+_CPU_BATCH = 16_384
+_SMALL_DECAY = 1e-4
+
+_Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
+
+
+@dataclass
+class _Batch:
+    """Parameters that take their step in one go: same device, same type, same number of steps taken."""
+
+    params: list[Tensor] = field(default_factory=list)
+    grads: list[Tensor] = field(default_factory=list)
+    means: list[Tensor] = field(default_factory=list)
+    squares: list[Tensor] = field(default_factory=list)
+    step: float | Tensor = 0.0
+
+
+class LAMB(Optimizer):
+    """Layer-wise adaptive moments for batches of many thousands: version 5 of the paper, to the letter.
+
+    Shapes: parameters of any shape; each tensor is one layer of the paper.
+    Unit: ``lr`` is the length of a step over the length of the weights: 0.01 moves each tensor by 1 %.
+    Law: ``r = m_hat / (sqrt(v_hat) + eps)``, ``u = r + weight_decay * p``, ``p -= lr * phi(|p|) / |u| * u``; where
+    ``|p|`` or ``|u|`` is 0, ``p -= lr * u``. So ``|change of p| == lr * |p|`` at every step.
+    Source: You et al. 2020, arXiv:1904.00962v5, Algorithm 2.
+    Raises: ``ValueError`` for arguments out of range; ``RuntimeError`` for sparse gradients and complex parameters.
+
+    Gradients are left as they are: clipping belongs to the Trainer. The moments of half-precision parameters are kept
+    in float32, and so is the arithmetic; norms too. There is no host-device sync, and nothing waits for the device.
+
+    Args:
+        params: parameters or groups of them; every argument below may also be given per group.
+        lr: a number, or a tensor of one element.
+        betas: decay of the means of gradients and of their squares.
+        eps: added to the root of the second moment.
+        weight_decay: weight of the parameters in the direction, inside the normalization.
+        phi: (lowest, highest) value of ``|p|`` in the ratio; default: as it is.
+        adapt: False takes ``p -= lr * u`` always; the authors' own code does so for biases and norms, in a group
+            of their own.
+        maximize: go up instead of down.
+        foreach: one operation for many tensors (True) or tensor by tensor (False); default: all at once on an
+            accelerator, and on a CPU in batches that stay in the cache.
+        capturable: keep the number of steps on the device, so that a CUDA graph can record the step.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> optimizer = LAMB([weight], lr=0.1, weight_decay=0.0)
+    >>> weight.grad = torch.tensor([1e-3, 1e3])
+    >>> optimizer.step()
+    >>> round((weight - torch.tensor([3.0, 4.0])).norm().item(), 5)  # 0.1 * |weight|
+    0.5
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        *,
+        phi: tuple[float, float] | None = None,
+        adapt: bool = True,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        if isinstance(lr, Tensor):
+            require(lr.numel() == 1, "lr", tuple(lr.shape), "a number or a tensor of one element")
+        else:
+            require(0.0 <= lr < math.inf, "lr", lr, "a finite number, zero or more")
+        require(len(betas) == 2 and all(0.0 <= b < 1.0 for b in betas), "betas", betas, "two numbers in [0, 1)")
+        require(eps >= 0.0, "eps", eps, "zero or more, such as 1e-6")
+        require(weight_decay >= 0.0, "weight_decay", weight_decay, "zero or more")
+        ordered = phi is None or (len(phi) == 2 and 0.0 <= phi[0] <= phi[1] and phi[1] > 0.0)
+        require(ordered, "phi", phi, "None, or the lowest and the highest norm, such as (0.0, 10.0)")
+        defaults = {
+            "lr": lr,
+            "betas": tuple(betas),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "phi": phi,
+            "adapt": adapt,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+        }
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step; ``closure`` computes the loss again and returns it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for batch in self._batches(group):
+                _take_step(batch, group)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned; moments of half-precision parameters stay in float32."""
+        super().load_state_dict(state_dict)
+        numbers = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        parameters = chain.from_iterable(group["params"] for group in self.param_groups)
+        for number, parameter in zip(numbers, parameters, strict=True):
+            # torch has just rounded them to the type of the parameter.
+            if _is_half(parameter) and number in state_dict["state"]:
+                for key in ("exp_avg", "exp_avg_sq"):
+                    exact = state_dict["state"][number][key]
+                    self.state[parameter][key] = exact.to(parameter.device, torch.float32, copy=True)
+
+    def _batches(self, group: dict[str, Any]) -> Iterator[_Batch]:
+        params = [p for p in group["params"] if p.grad is not None]
+        states = [self._state_of(p, capturable=group["capturable"]) for p in params]
+        counts = [state["step"] for state in states]
+        if counts:
+            # A tensor: a number would be wrapped anew for each count.
+            torch._foreach_add_(counts, torch.ones((), device=counts[0].device))
+            if params[0].is_cuda and torch.cuda.is_current_stream_capturing():
+                require(group["capturable"], "capturable", False, "True while a CUDA graph is captured")
+        alone = group["foreach"] is False or group["capturable"]
+        batch, kind, room = _Batch(), None, 0.0
+        for param, state, count in zip(params, states, counts, strict=True):
+            step = count if group["capturable"] else count.item()  # on the CPU: no sync
+            here = (param.device, param.dtype, step)
+            if batch.params and (alone or here != kind or param.numel() > room):
+                yield batch
+                batch = _Batch()
+            if not batch.params:
+                bounded = group["foreach"] is None and param.device.type == "cpu"
+                batch.step, kind, room = step, here, _CPU_BATCH if bounded else math.inf
+            batch.params.append(param)
+            batch.grads.append(param.grad)
+            batch.means.append(state["exp_avg"])
+            batch.squares.append(state["exp_avg_sq"])
+            room -= param.numel()
+        if batch.params:
+            yield batch
+
+    def _state_of(self, parameter: Tensor, *, capturable: bool) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[parameter]
+        assert parameter.grad is not None
+        if parameter.grad.is_sparse:
+            raise RuntimeError("LAMB does not take sparse gradients; use Embedding(sparse=False), or SparseAdam for it")
+        if not state:
+            if parameter.is_complex():
+                raise RuntimeError("LAMB takes real parameters; keep a complex one as torch.view_as_real(...)")
+            dtype = torch.float32 if _is_half(parameter) else parameter.dtype
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device if capturable else "cpu")
+            state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format)
+        return state
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.float16, torch.bfloat16)
+
+
+def _take_step(batch: _Batch, group: dict[str, Any]) -> None:
+    """Move the parameters of ``batch``.
+
+    With ``root = sqrt(1 - b2^t)`` and ``scale = root / (1 - b1^t)`` the direction is
+    ``r = scale * m / (sqrt(v) + eps * root)``: the corrections need no pass over memory of their own.
+    """
+    beta1, beta2 = group["betas"]
+    half = _is_half(batch.params[0])
+    params = [p.float() for p in batch.params] if half else batch.params
+    grads = [g.float() for g in batch.grads] if half else batch.grads
+    if group["maximize"]:
+        grads = list(torch._foreach_neg(grads))
+    root = (1 - beta2**batch.step) ** 0.5
+    scale = root / (1 - beta1**batch.step)
+    torch._foreach_lerp_(batch.means, grads, 1 - beta1)
+    torch._foreach_mul_(batch.squares, beta2)
+    torch._foreach_addcmul_(batch.squares, grads, grads, 1 - beta2)
+    denominators = torch._foreach_sqrt(batch.squares)
+    torch._foreach_add_(denominators, group["eps"] * root)
+    updates, scale = _directions(params, batch.means, denominators, scale, group["weight_decay"])
+    _move(params, updates, scale, group)
+    if half:
+        torch._foreach_copy_(batch.params, params)
+
+
+def _directions(
+    params: list[Tensor], means: list[Tensor], denominators: _Tensors, scale: float | Tensor, decay: float
+) -> tuple[_Tensors, float | Tensor]:
+    """Return ``u`` of each layer, and a number that it is still to be multiplied by."""
+    if decay == 0:
+        return torch._foreach_div(means, denominators), scale
+    if isinstance(scale, Tensor):
+        updates = torch._foreach_div(means, denominators)
+        torch._foreach_mul_(updates, scale)
+        torch._foreach_add_(updates, params, alpha=decay)
+        return updates, 1.0
+    if decay < _SMALL_DECAY:  # r / decay might overflow
+        updates = torch._foreach_div(means, denominators)
+        torch._foreach_add_(updates, params, alpha=decay / scale)
+        return updates, scale
+    # u / decay = p + r / decay: one pass less
+    return torch._foreach_addcdiv(params, means, denominators, scale / decay), decay
+
+
+def _move(params: list[Tensor], updates: _Tensors, scale: float | Tensor, group: dict[str, Any]) -> None:
+    lr, phi = group["lr"], group["phi"]
+    rates: Iterable[float | Tensor]
+    if not group["adapt"]:
+        rates = [lr * scale] * len(params)
+    elif group["capturable"] or not _is_on_host(params[0]):
+        lengths, sizes = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(updates))
+        targets = lengths if phi is None else lengths.clamp(*phi)
+        rates = (lr * torch.where((lengths > 0) & (sizes > 0), targets / sizes, scale)).unbind()
+    else:  # numbers are quicker than tensors of one element
+        rates = []
+        for length, size in zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True):
+            before, after = length.item(), size.item()
+            target = before if phi is None else min(max(before, phi[0]), phi[1])
+            rates.append(float(lr) * (target / after if before > 0 and after > 0 else scale))
+    for param, update, rate in zip(params, updates, rates, strict=True):
+        if isinstance(rate, Tensor):
+            param.addcmul_(update, rate.reshape(()), value=-1)
+        else:
+            param.add_(update, alpha=-rate)
+
+
+def _is_on_host(tensor: Tensor) -> bool:
+    """Whether reading a number of ``tensor`` waits for nobody: neither a device nor, as with a DTensor, other ranks."""
+    return tensor.device.type == "cpu" and type(tensor) in (Tensor, nn.Parameter)
