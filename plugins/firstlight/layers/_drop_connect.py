@@ -93,7 +93,7 @@ class DropConnectLinear(nn.Linear):
             return F.linear(inputs, self.weight * self._kept(self.weight.shape), self.bias)
         rows = inputs.reshape(-1, self.in_features, 1)
         weights = self.weight * self._kept((len(rows), *self.weight.shape))
-        output = torch.bmm(weights, rows.to(weights.dtype)).reshape(*inputs.shape[:-1], self.out_features)
+        output = torch.bmm(weights, rows).reshape(*inputs.shape[:-1], self.out_features)
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def _kept(self, shape: tuple[int, ...]) -> Tensor:
@@ -109,7 +109,7 @@ class DropConnectLinear(nn.Linear):
 @functools.lru_cache
 def _standard_quantiles(count: int) -> tuple[float, ...]:
     """Return the normal quantiles in the middle of ``count`` equal shares, scaled to variance 1 (0 if it is one)."""
-    shares = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    shares = (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) / count
     quantiles = torch.special.ndtri(shares)
     if count > 1:
         quantiles = quantiles / quantiles.square().mean().sqrt()
