@@ -69,13 +69,227 @@ _CROSS_ENTROPY = Row(
     exempt={"none_is_consistent_with_mean:weight": "class weights: the mean divides by the sum of the weights"},
 )
 
+_BINARY = {
+    "inputs": lambda: (2 * normal(6, 3), (uniform(6, 3, seed=1) > 0.5).double()),
+    "best": lambda inputs: (60.0 * (2 * inputs[1] - 1), inputs[1]),
+}
+_BINARY_CROSS_ENTROPY = Row(
+    **_BINARY,
+    cls=losses.BinaryCrossEntropyLoss,
+    function=losses.binary_cross_entropy_loss,
+    variants=({}, {"pos_weight": [1.0, 2.0, 0.5]}),
+)
+_SMOOTH_BINARY_CROSS_ENTROPY = Row(
+    inputs=lambda: (2 * normal(6, 3), uniform(6, 3, seed=1)),
+    cls=losses.BinaryCrossEntropyLoss,
+    variants=({"label_smoothing": 0.25},),
+    best=lambda inputs: (torch.logit(0.75 * inputs[1] + 0.125), inputs[1]),
+)
+_BINARY_FOCAL = Row(
+    **_BINARY,
+    cls=losses.BinaryFocalLoss,
+    function=losses.binary_focal_loss,
+    variants=(
+        {},
+        {"gamma": 0.5, "alpha": 0.25},
+        {"gamma": 0.0},
+        {"gamma": 1.0},
+        {"gamma": 3.5, "normalizer": "positives"},
+    ),
+    exempt={"none_is_consistent_with_mean:normalizer": "the mean divides by the positives"},
+)
+_FOCAL = Row(
+    inputs=lambda: (2 * normal(6, 4), labels(6, classes=4)),
+    cls=losses.FocalLoss,
+    function=losses.focal_loss,
+    variants=({}, {"gamma": 0.5, "alpha": [1.0, 0.5, 2.0, 0.25]}, {"gamma": 0.0}),
+    best=lambda inputs: (sure_of(inputs[1], 4), inputs[1]),
+)
+_SMOOTH_FOCAL = Row(
+    inputs=lambda: (2 * normal(6, 4, 2), labels(6, 2, classes=4)),
+    cls=losses.FocalLoss,
+    function=losses.focal_loss,
+    variants=({"label_smoothing": 0.25}, {"label_smoothing": 0.25, "gamma": 0.5, "alpha": [1.0, 0.5, 2.0, 0.25]}),
+)
+_SOFT_FOCAL = Row(
+    inputs=lambda: (2 * normal(6, 4), normal(6, 4, seed=1).softmax(1)),
+    cls=losses.FocalLoss,
+    function=losses.focal_loss,
+    variants=({"gamma": 1.0}, {"gamma": 0.5}),
+)
+_REGRESSION = {
+    "inputs": lambda: (normal(6, 3), normal(6, 3, seed=1)),
+    "best": lambda inputs: (inputs[1], inputs[1]),
+}
+_LOG_COSH = Row(**_REGRESSION, cls=losses.LogCoshLoss, function=losses.log_cosh_loss)
+_KL = Row(
+    inputs=lambda: (normal(6, 3), normal(6, 3, seed=1)),
+    cls=losses.GaussianKLLoss,
+    function=losses.gaussian_kl_loss,
+    variants=(
+        {},
+        {"free_bits": 0.25},
+        {"free_bits": 0.25, "free_bits_per": "sample"},
+    ),
+    differentiable=(0, 1),
+    best=lambda inputs: (torch.zeros_like(inputs[0]), torch.zeros_like(inputs[1])),
+    exempt={
+        "none_is_consistent_with_mean:free_bits": "free bits per dimension belong to the batch: no value per sample",
+        "function_equals_class:free_bits": "as above: no reduction='none'",
+    },
+)
+_FREE_BITS_PER_SAMPLE = Row(
+    inputs=_KL.inputs,
+    cls=losses.GaussianKLLoss,
+    function=losses.gaussian_kl_loss,
+    variants=({"free_bits": 0.5, "free_bits_per": "sample"},),
+    differentiable=(0, 1),
+    best=_KL.best,
+)
+
+
+def _adversarial(loss: Any, real: Tensor, fake: Tensor) -> Tensor:
+    return loss.discriminator(real, fake) + 2 * loss.generator(fake)
+
+
+def _curved(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a critic whose gradient depends on where it is taken, and on ``weight``, and is bounded."""
+    return lambda x: nn.functional.softplus(x @ weight.to(x.dtype))
+
+
+def _gradient_penalty(weight: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    return losses.gradient_penalty(_curved(weight), real, fake, generator=seeded())
+
+
+def _r1_penalty(weight: Tensor, real: Tensor) -> Tensor:
+    return losses.r1_penalty(_curved(weight), real)
+
+
+# Torch's own are held to the mathematics, not to our promises about 16-bit numbers.
+_TORCH = {
+    "finite_at_extremes": "torch's own: squares of 1e4 in float16",
+    "half_precision_is_only_in_the_inputs": "torch's own: they answer in the dtype that they are asked in",
+}
+
 ROWS: dict[str, Row] = {
     "CrossEntropyLoss": _CROSS_ENTROPY,
     "cross_entropy_loss": _CROSS_ENTROPY,
+    "BinaryCrossEntropyLoss": _BINARY_CROSS_ENTROPY,
+    "binary_cross_entropy_loss": _BINARY_CROSS_ENTROPY,
+    "BinaryCrossEntropyLoss, smooth": _SMOOTH_BINARY_CROSS_ENTROPY,
+    "BinaryFocalLoss": _BINARY_FOCAL,
+    "binary_focal_loss": _BINARY_FOCAL,
+    "FocalLoss": _FOCAL,
+    "focal_loss": _FOCAL,
+    "FocalLoss, smooth": _SMOOTH_FOCAL,
+    "FocalLoss, soft": _SOFT_FOCAL,
+    "MSELoss": Row(**_REGRESSION, cls=losses.MSELoss),
+    "L1Loss": Row(**_REGRESSION, cls=losses.L1Loss),
+    "HuberLoss": Row(**_REGRESSION, cls=losses.HuberLoss, variants=({}, {"delta": 0.25})),
+    "LogCoshLoss": _LOG_COSH,
+    "log_cosh_loss": _LOG_COSH,
+    "ReconstructionLoss": Row(
+        inputs=lambda: (normal(6, 3, 2), uniform(6, 3, 2, seed=1)),
+        cls=losses.ReconstructionLoss,
+        variants=({},),
+        best=lambda inputs: (torch.logit(inputs[1]), inputs[1]),
+    ),
+    "ReconstructionLoss, regression": Row(
+        inputs=lambda: (normal(6, 3, 2), normal(6, 3, 2, seed=1)),
+        cls=losses.ReconstructionLoss,
+        variants=({"likelihood": "gaussian"}, {"likelihood": "laplace"}),
+        best=lambda inputs: (inputs[1], inputs[1]),
+    ),
+    "GaussianKLLoss": _KL,
+    "gaussian_kl_loss": _KL,
+    "GaussianKLLoss, free bits per sample": _FREE_BITS_PER_SAMPLE,
+    "AdversarialLoss": Row(
+        inputs=lambda: (normal(6, 1), normal(6, 1, seed=1)),
+        cls=losses.AdversarialLoss,
+        variants=tuple({"kind": kind} for kind in ("non_saturating", "hinge", "least_squares", "wasserstein")),
+        call=_adversarial,
+        differentiable=(0, 1),
+        reductions=(),
+    ),
+    "gradient_penalty": Row(
+        inputs=lambda: (normal(3), normal(6, 3, seed=1), normal(6, 3, seed=2)),
+        function=_gradient_penalty,
+        batch_dims=(None, 0, 0),
+        extreme=lambda inputs: (inputs[0], 1e4 * inputs[1].sign(), 1e4 * inputs[2].sign()),
+        reductions=(),
+        exempt={"batch_order_is_irrelevant": "each sample draws where between real and fake it is judged"},
+    ),
+    "r1_penalty": Row(
+        inputs=lambda: (normal(3), normal(6, 3, seed=1)),
+        function=_r1_penalty,
+        batch_dims=(None, 0),
+        extreme=lambda inputs: (inputs[0], 1e4 * inputs[1].sign()),
+        reductions=(),
+    ),
+    "KLDivLoss": Row(
+        inputs=lambda: (normal(6, 3).log_softmax(1), normal(6, 3, seed=1).softmax(1)),
+        cls=losses.KLDivLoss,
+        variants=({"reduction": "batchmean"},),
+        reductions=(),
+        exempt=_TORCH,
+    ),
+    "SmoothL1Loss": Row(**_REGRESSION, cls=losses.SmoothL1Loss, exempt=_TORCH),
+    "GaussianNLLLoss": Row(
+        inputs=lambda: (normal(6, 3), normal(6, 3, seed=1), uniform(6, 3, seed=2) + 0.5),
+        cls=losses.GaussianNLLLoss,
+        differentiable=(0, 2),
+        exempt=_TORCH,
+    ),
+    "NLLLoss": Row(
+        inputs=lambda: (normal(6, 4).log_softmax(1), labels(6, classes=4)),
+        cls=losses.NLLLoss,
+        exempt=_TORCH,
+    ),
 }
+
+_Z = torch.zeros(4, 1)
+_LABELS = torch.arange(4)
+_BATCH_NORM = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
 
 # Calls that must fail, with the error and what its message must say.
 BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: losses.CrossEntropyLoss(label_smoothing=1.5), ValueError, r"label_smoothing must be between 0 and 1"),
     (lambda: losses.CrossEntropyLoss(reduction="average"), ValueError, r"reduction must be 'mean', 'sum' or 'none'"),
+    (lambda: losses.BinaryCrossEntropyLoss(label_smoothing=-0.1), ValueError, r"between 0 and 1; got -0\.1"),
+    (lambda: losses.BinaryCrossEntropyLoss(pos_weight=-1.0), ValueError, r"pos_weight must be a non-negative number"),
+    (lambda: losses.BinaryCrossEntropyLoss()(_Z, _Z.long()), ValueError, r"got torch\.int64: use target\.float\(\)"),
+    (lambda: losses.BinaryCrossEntropyLoss()(_Z, _Z - 1), ValueError, r"between 0 and 1; .*\(target \+ 1\) / 2"),
+    (lambda: losses.BinaryCrossEntropyLoss()(_Z, _Z[:, 0]), ValueError, r"shape of logits, \(4, 1\); got \(4,\)"),
+    (lambda: losses.BinaryFocalLoss(gamma=-1.0), ValueError, r"gamma must be zero or more, and finite; got -1"),
+    (lambda: losses.BinaryFocalLoss(alpha=2.0), ValueError, r"alpha must be between 0 and 1, or None"),
+    (lambda: losses.BinaryFocalLoss(normalizer="batch"), ValueError, r"'elements' or 'positives'; got 'batch'"),
+    (lambda: losses.binary_focal_loss(_Z, _Z + 2), ValueError, r"target must be between 0 and 1; got values from 2"),
+    (lambda: losses.FocalLoss(gamma=float("inf")), ValueError, r"gamma must be zero or more, and finite"),
+    (lambda: losses.FocalLoss(alpha=[0.5, -1.0]), ValueError, r"alpha must be one non-negative number per class"),
+    (lambda: losses.FocalLoss(alpha=[1.0])(_Z.expand(4, 3), _LABELS), ValueError, r"one number for each of the 3"),
+    (lambda: losses.FocalLoss()(_Z, _LABELS), ValueError, r"two classes or more .*binary_focal_loss"),
+    (lambda: losses.FocalLoss()(_Z.expand(4, 3), _LABELS), ValueError, r"from 0 to 2, or ignore_index; .*0 to 3"),
+    (lambda: losses.FocalLoss()(_Z.expand(4, 3), _LABELS[:3]), ValueError, r"class indices of shape \(4,\)"),
+    (lambda: losses.MSELoss()(_Z, _Z[:, 0]), ValueError, r"shape of prediction, \(4, 1\).*target\.reshape\(4, 1\)"),
+    (lambda: losses.MSELoss()(_Z, _Z.long()), ValueError, r"target must be floating-point numbers; got torch\.int64"),
+    (lambda: losses.L1Loss()(_Z, _Z, mask=_Z), ValueError, r"mask must be of dtype torch\.bool"),
+    (
+        lambda: losses.L1Loss()(_Z, _Z, mask=_Z[:3] > 0),
+        ValueError,
+        r"mask must be of shape \(4, 1\), or of its leading",
+    ),
+    (lambda: losses.HuberLoss(delta=0.0), ValueError, r"delta must be above zero, and finite; got 0\.0"),
+    (lambda: losses.LogCoshLoss(reduction="max"), ValueError, r"reduction must be 'mean', 'sum' or 'none'; got 'max'"),
+    (lambda: losses.LogCoshLoss()(_Z, _Z.int()), ValueError, r"target must be floating-point numbers"),
+    (lambda: losses.ReconstructionLoss(likelihood="poisson"), ValueError, r"'bernoulli', 'gaussian' or 'laplace'"),
+    (lambda: losses.ReconstructionLoss()(_Z, _Z + 255), ValueError, r"between 0 and 1; got values from 255 to 255"),
+    (lambda: losses.GaussianKLLoss(free_bits=-1.0), ValueError, r"free_bits must be zero or more nats"),
+    (lambda: losses.GaussianKLLoss(free_bits_per="batch"), ValueError, r"'dimension' or 'sample'; got 'batch'"),
+    (lambda: losses.GaussianKLLoss(free_bits=1.0, reduction="none"), ValueError, r"use free_bits_per='sample'"),
+    (lambda: losses.gaussian_kl_loss(_Z, _Z.T), ValueError, r"log_variance must have the shape of mean"),
+    (lambda: losses.AdversarialLoss(kind="wgan"), ValueError, r"kind must be 'non_saturating', .*; got 'wgan'"),
+    (lambda: losses.gradient_penalty(_BATCH_NORM, _Z, _Z), ValueError, r"critic must be without batch norm.*got '1'"),
+    (lambda: losses.gradient_penalty(nn.Identity(), _Z, _Z, weight=-1.0), ValueError, r"weight must be zero or more"),
+    (lambda: losses.gradient_penalty(nn.Identity(), _Z, _Z[:3]), ValueError, r"fake must have the shape of real"),
+    (lambda: losses.r1_penalty(nn.Identity(), _Z, gamma=-1.0), ValueError, r"gamma must be zero or more"),
 ]
