@@ -3,64 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
-from torch.nn.utils.parametrize import is_parametrized
 
-from firstlight.initializers._feeds import feeds_by_order, feeds_by_trace
-from firstlight.initializers._gain import gain
+from firstlight._require import require
+from firstlight.initializers._draw import draw, draw_orthogonal
+from firstlight.initializers._fans import Slot, bias_names, slots
+from firstlight.initializers._feeds import LINEAR, RECURRENT_LAYERS, Feed, feeds_by_order, warnings_by_order
+from firstlight.initializers._gain import FAMILY
 from firstlight.initializers._plan import InitPlan, InitRule, layer_kind
-
-
-@dataclass(frozen=True)
-class InitRow:
-    """One layer of the report: standard deviation of its weight, asked for and found; a reason if it was left alone."""
-
-    name: str
-    layer: str
-    feeds: str
-    scheme: str
-    target_std: float | None
-    measured_std: float | None
-    skipped: str | None = None
-
-
-@dataclass(frozen=True)
-class InitReport:
-    """What :func:`initialize_` did, a row a layer; prints as a table."""
-
-    rows: tuple[InitRow, ...]
-
-    @property
-    def initialized(self) -> tuple[InitRow, ...]:
-        """The rows of layers that were filled."""
-        return tuple(row for row in self.rows if row.skipped is None)
-
-    @property
-    def skipped(self) -> tuple[InitRow, ...]:
-        """The rows of layers that were left alone, each with its reason."""
-        return tuple(row for row in self.rows if row.skipped is not None)
-
-    def __str__(self) -> str:
-        """Draw the rows as a table."""
-        head = ("layer", "type", "feeds", "initializer", "target std", "measured", "note")
-        body = [
-            (r.name, r.layer, r.feeds, r.scheme, _number(r.target_std), _number(r.measured_std), r.skipped or "")
-            for r in self.rows
-        ]
-        widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in [head, *body]
-        )
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+from firstlight.initializers._report import InitReport, InitRow
+from firstlight.initializers._trace import feeds_by_trace
+from firstlight.initializers._write import at_rest, key, originals, reason_to_leave, write
 
 
 def initialize_(
@@ -74,114 +30,158 @@ def initialize_(
 
     What a layer feeds is read from the order of registration, or followed through one forward pass on
     ``example_input`` (a tensor, a tuple of arguments or a dict of keywords), which also sees activations that are
-    functions. Tied tensors are filled once, by the first layer that owns them. Frozen, parametrized, quantized and
-    not yet materialized tensors are left alone, and the report says so.
+    functions, gates of gated units, and makes lazy layers. Tied tensors are filled once, as the embedding if one of
+    their layers is one, else by the first. Parametrized tensors are assigned through their ``right_inverse``. What is
+    frozen, quantized, sharded, lazy, on the meta device, or cannot take the values is left alone, and the report says
+    so.
 
-    Law: the variance of each weight is the plan's; the same generator state gives the same weights.
+    Shapes: weights of any layer that a plan speaks about; a row of the report each.
+    Unit: standard deviations of weights.
+    Law: the variance of each weight is the plan's; the same generator state gives the same weights and leaves the
+    global generators alone.
     Source: see :meth:`InitPlan.recommended`.
+
+    Raises:
+        TypeError: ``module`` is not a module, or ``plan`` not a plan.
 
     >>> net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
     >>> [(row.name, row.scheme, round(row.target_std, 4)) for row in initialize_(net).rows]
     [('0', 'he', 0.5), ('2', 'lecun', 0.125)]
     """
-    plan = plan or InitPlan.recommended()
-    feeds = feeds_by_order(module) if example_input is None else feeds_by_trace(module, example_input)
-    seen: set[int] = set()
-    rows = []
+    require(isinstance(module, nn.Module), "module", type(module).__name__, "an nn.Module", error=TypeError)
+    plan = plan if plan is not None else InitPlan.recommended()
+    require(isinstance(plan, InitPlan), "plan", plan, "an InitPlan", error=TypeError)
+    if example_input is None:
+        feeds, warnings = feeds_by_order(module), warnings_by_order(module)
+    else:
+        traced, warnings = feeds_by_trace(module, example_input)
+        feeds = feeds_by_order(module) | traced  # by order: layers that this input does not reach
+    owners = _owners(module)
+    rows: list[InitRow] = []
     for name, layer in module.named_modules():
         kind = layer_kind(layer)
         if kind is None:
+            rows.extend(_unknown(name, layer))
             continue
-        fed = feeds.get(name, "") if kind in ("linear", "conv") else ""
-        rule = plan.rule_for(name, kind, fed)
-        rows.append(_fill_layer(name, layer, fed, rule, seen, generator))
-    return InitReport(tuple(rows))
+        feed = feeds.get(name, LINEAR) if kind in ("linear", "conv") else Feed("", 1.0)
+        rule = plan.rule_for(name, kind, feed.activation)
+        with at_rest(layer):
+            rows.extend(_fill_layer(name, layer, feed, rule, owners, generator))
+    return InitReport(tuple(rows), tuple(warnings))
+
+
+def _owners(module: nn.Module) -> dict[tuple[Any, ...], str]:
+    """Which layer fills each tensor: an embedding tied to a head keeps the head's logits small at the start."""
+    owners: dict[tuple[Any, ...], str] = {}
+    layers = [(name, layer) for name, layer in module.named_modules() if layer_kind(layer) is not None]
+    for name, layer in sorted(layers, key=lambda item: layer_kind(item[1]) != "embedding"):  # stable
+        for tensor in layer.parameters(recurse=False):
+            owners.setdefault(key(tensor), name)
+    return owners
+
+
+def _unknown(name: str, layer: nn.Module) -> list[InitRow]:
+    """Rows of layers that have weights and that no plan speaks about: they must not be missed in silence."""
+    own = [f"{name}.{attribute}".lstrip(".") for attribute, _ in layer.named_parameters(recurse=False)]
+    quantized = "quantized" in type(layer).__module__ and hasattr(layer, "weight")
+    if "parametrizations" in name.split(".") or not (own or quantized):
+        return []
+    reason = "quantized" if quantized else f"no rule knows layers of this type; its own: {', '.join(own)}"
+    return [InitRow(name, type(layer).__name__, "", "keep", None, None, reason)]
 
 
 @torch.no_grad()
 def _fill_layer(
     name: str,
     layer: nn.Module,
-    feeds: str,
+    feed: Feed,
     rule: InitRule | None,
-    seen: set[int],
+    owners: dict[tuple[Any, ...], str],
     generator: torch.Generator | None,
-) -> InitRow:
-    weight = getattr(layer, "weight", None)
-    skipped = _reason_to_skip(layer, weight, rule, seen)
-    scheme = rule.scheme if rule is not None else "keep"
-    if skipped is not None or rule is None or weight is None:
-        return InitRow(name, type(layer).__name__, feeds, scheme, None, None, skipped)
-    target = _target_std(layer, weight, feeds, rule)
-    _fill(weight, target, rule, generator)
-    padding = getattr(layer, "padding_idx", None)
-    if padding is not None:
-        weight[padding].zero_()
-    bias = getattr(layer, "bias", None)
-    if isinstance(bias, Tensor) and bias.requires_grad:
-        bias.zero_()
-    seen.update(id(tensor) for tensor in (weight, bias) if tensor is not None)
-    measured = float(weight.float().std(correction=0)) if weight.numel() > 1 else 0.0
-    return InitRow(name, type(layer).__name__, feeds, scheme, target, measured)
+) -> list[InitRow]:
+    rows = []
+    reason = _reason_of_plan(rule)
+    several = isinstance(layer, (*RECURRENT_LAYERS, nn.MultiheadAttention))
+    for slot in [Slot("weight", 1, 0, 0)] if reason is not None else slots(layer):
+        named = f"{name}.{slot.attribute}".lstrip(".") if several and reason is None else name
+        scheme = rule.scheme if rule is not None else "keep"
+        skipped = reason or reason_to_leave(layer, slot.attribute) or _reason_tied(name, layer, slot, owners)
+        target = measured = None
+        if skipped is None and rule is not None:
+            skipped, target, measured = _fill(layer, slot, feed, rule, generator)
+        rows.append(InitRow(named, type(layer).__name__, feed.activation, scheme, target, measured, skipped))
+    if rule is not None and any(row.skipped is None for row in rows):
+        _fill_biases(layer, rule)
+    return rows
 
 
-def _reason_to_skip(layer: nn.Module, weight: Any, rule: InitRule | None, seen: set[int]) -> str | None:
+def _reason_of_plan(rule: InitRule | None) -> str | None:
     if rule is None:
         return "no rule of the plan matches"
     if rule.scheme == "keep":
         return "the plan keeps it"
-    if is_parametrized(layer):
-        return "parametrized: an in-place fill would be overwritten by its parametrization"
-    if any(not isinstance(hook, str) and hasattr(hook, "name") for hook in layer._forward_pre_hooks.values()):
-        return "its weight is computed by a forward hook (old-style weight_norm or spectral_norm)"
-    if weight is None:
-        return "it has no weight (affine=False)"
-    if isinstance(weight, nn.parameter.UninitializedParameter):
-        return "lazy: run one forward pass first"
-    if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
-        return "quantized or not a floating-point parameter"
-    if weight.is_meta:
-        return "on the meta device: materialize the module first"
-    if id(weight) in seen:
-        return "tied: filled with the layer that owns it first"
-    if not weight.requires_grad:
-        return "frozen"
     return None
 
 
-def fans(layer: nn.Module, weight: Tensor) -> tuple[int, int]:
-    """Return fan in and fan out of one output and one input unit: groups counted, transposed convolutions turned.
-
-    >>> fans(nn.Conv2d(64, 64, 3, groups=64), torch.empty(64, 1, 3, 3))
-    (9, 9)
-    """
-    if isinstance(layer, nn.Bilinear):
-        return layer.in1_features * layer.in2_features, layer.out_features
-    field = math.prod(weight.shape[2:])
-    groups = int(getattr(layer, "groups", 1))
-    if isinstance(layer, _ConvTransposeNd):  # weight [in, out / groups, *kernel]
-        return weight.shape[0] // groups * field, weight.shape[1] * field
-    return weight.shape[1] * field, weight.shape[0] // groups * field
+def _reason_tied(name: str, layer: nn.Module, slot: Slot, owners: dict[tuple[Any, ...], str]) -> str | None:
+    for tensor in originals(layer, slot.attribute):
+        owner = owners.get(key(tensor), name)
+        if owner != name:
+            return f"tied: filled with {owner!r}, the layer that owns it"
+    return None
 
 
-def _target_std(layer: nn.Module, weight: Tensor, feeds: str, rule: InitRule) -> float:
-    if rule.scheme in ("ones", "zeros"):
+def _fill(
+    layer: nn.Module, slot: Slot, feed: Feed, rule: InitRule, generator: torch.Generator | None
+) -> tuple[str | None, float | None, float | None]:
+    """Fill one weight; return the reason why not, or target and measured standard deviation."""
+    weight: Tensor = getattr(layer, slot.attribute)
+    scheme = ("orthogonal" if slot.hidden else "xavier") if rule.scheme == "gates" else rule.scheme
+    if scheme in ("he", "xavier", "lecun", "orthogonal") and not slot.fan_in:
+        return f"the scheme {scheme!r} needs fans, which a weight of shape {tuple(weight.shape)} lacks", None, None
+    target = _target_std(weight, slot, feed, rule, scheme)
+    if scheme in ("ones", "zeros"):
+        values = torch.full_like(weight, 1.0 if scheme == "ones" else 0.0)
+    elif scheme == "orthogonal":
+        values = draw_orthogonal(weight, slot, rule.gain or 1.0, generator)
+    else:
+        values = draw(weight, target, rule.distribution, generator)
+    padding = getattr(layer, "padding_idx", None)
+    if padding is not None:
+        values[padding] = 0.0
+    failed = write(layer, slot.attribute, values)
+    if failed is not None:
+        return failed, None, None
+    found = getattr(layer, slot.attribute).detach()
+    if padding is not None:
+        found = found[torch.arange(len(found)) != padding]
+    exact = found if found.dtype.itemsize >= 4 else found.float()
+    return None, target, float(exact.std(correction=0)) if found.numel() > 1 else 0.0
+
+
+def _target_std(weight: Tensor, slot: Slot, feed: Feed, rule: InitRule, scheme: str) -> float:
+    if scheme in ("ones", "zeros"):
         return 0.0
-    if rule.scheme == "normal":
+    if scheme == "normal":
         assert rule.std is not None
         return rule.std
-    fan_in, fan_out = fans(layer, weight)
-    if rule.scheme == "xavier":
-        return gain(feeds or "linear") * math.sqrt(2.0 / max(1, fan_in + fan_out))
-    scale = 1.0 if rule.scheme == "lecun" else gain(feeds or "relu")
-    return scale / math.sqrt(max(1, fan_in if rule.fan == "fan_in" else fan_out))
+    if scheme == "orthogonal":
+        rows = weight.shape[0] // slot.blocks
+        return (rule.gain or 1.0) / math.sqrt(max(rows, weight.numel() // weight.shape[0]))
+    if scheme == "xavier":
+        saturates = FAMILY.get(feed.activation, feed.activation) in ("tanh", "sigmoid")
+        factor = rule.gain or (1.0 if saturates else feed.gain)
+        return factor * math.sqrt(2.0 / (slot.fan_in + slot.fan_out))
+    factor = rule.gain or (1.0 if scheme == "lecun" else feed.gain)
+    return factor / math.sqrt(slot.fan_in if rule.fan == "fan_in" else slot.fan_out)
 
 
-def _fill(weight: Tensor, std: float, rule: InitRule, generator: torch.Generator | None) -> None:
-    if rule.scheme in ("ones", "zeros"):
-        weight.fill_(1.0 if rule.scheme == "ones" else 0.0)
-    elif rule.distribution == "uniform":
-        bound = math.sqrt(3.0) * std
-        weight.uniform_(-bound, bound, generator=generator)
-    else:
-        weight.normal_(0.0, std, generator=generator)
+def _fill_biases(layer: nn.Module, rule: InitRule) -> None:
+    for name in bias_names(layer):
+        bias = getattr(layer, name, None)
+        if not isinstance(bias, nn.Parameter) or reason_to_leave(layer, name) is not None:
+            continue
+        bias.zero_()
+        # torch adds two biases, input and hidden: one of them carries the forget gate's, the second of four.
+        if rule.scheme == "gates" and isinstance(layer, (nn.LSTM, nn.LSTMCell)) and "_ih" in name:
+            bias.chunk(4)[1].fill_(rule.forget_bias)
