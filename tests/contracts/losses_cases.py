@@ -37,6 +37,7 @@ class Row:
     extreme: Callable[[Inputs], Inputs] | None = None  # default: differentiable inputs become +-1e4
     reductions: tuple[str, ...] = ("mean", "sum", "none")  # () when there is no such argument
     exempt: Mapping[str, str] = field(default_factory=dict)  # name of a law (its test) -> why it does not hold here
+    also: tuple[Row, ...] = ()  # the same loss on inputs of another kind
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -73,17 +74,18 @@ _BINARY = {
     "inputs": lambda: (2 * normal(6, 3), (uniform(6, 3, seed=1) > 0.5).double()),
     "best": lambda inputs: (60.0 * (2 * inputs[1] - 1), inputs[1]),
 }
-_BINARY_CROSS_ENTROPY = Row(
-    **_BINARY,
-    cls=losses.BinaryCrossEntropyLoss,
-    function=losses.binary_cross_entropy_loss,
-    variants=({}, {"pos_weight": [1.0, 2.0, 0.5]}),
-)
 _SMOOTH_BINARY_CROSS_ENTROPY = Row(
     inputs=lambda: (2 * normal(6, 3), uniform(6, 3, seed=1)),
     cls=losses.BinaryCrossEntropyLoss,
     variants=({"label_smoothing": 0.25},),
     best=lambda inputs: (torch.logit(0.75 * inputs[1] + 0.125), inputs[1]),
+)
+_BINARY_CROSS_ENTROPY = Row(
+    **_BINARY,
+    cls=losses.BinaryCrossEntropyLoss,
+    function=losses.binary_cross_entropy_loss,
+    variants=({}, {"pos_weight": [1.0, 2.0, 0.5]}),
+    also=(_SMOOTH_BINARY_CROSS_ENTROPY,),
 )
 _BINARY_FOCAL = Row(
     **_BINARY,
@@ -98,13 +100,6 @@ _BINARY_FOCAL = Row(
     ),
     exempt={"none_is_consistent_with_mean:normalizer": "the mean divides by the positives"},
 )
-_FOCAL = Row(
-    inputs=lambda: (2 * normal(6, 4), labels(6, classes=4)),
-    cls=losses.FocalLoss,
-    function=losses.focal_loss,
-    variants=({}, {"gamma": 0.5, "alpha": [1.0, 0.5, 2.0, 0.25]}, {"gamma": 0.0}),
-    best=lambda inputs: (sure_of(inputs[1], 4), inputs[1]),
-)
 _SMOOTH_FOCAL = Row(
     inputs=lambda: (2 * normal(6, 4, 2), labels(6, 2, classes=4)),
     cls=losses.FocalLoss,
@@ -116,6 +111,17 @@ _SOFT_FOCAL = Row(
     cls=losses.FocalLoss,
     function=losses.focal_loss,
     variants=({"gamma": 1.0}, {"gamma": 0.5}),
+)
+_FOCAL = Row(
+    inputs=lambda: (2 * normal(6, 4), labels(6, classes=4)),
+    cls=losses.FocalLoss,
+    function=losses.focal_loss,
+    variants=({}, {"gamma": 0.5, "alpha": [1.0, 0.5, 2.0, 0.25]}, {"gamma": 0.0}),
+    best=lambda inputs: (sure_of(inputs[1], 4), inputs[1]),
+    also=(
+        _SMOOTH_FOCAL,
+        _SOFT_FOCAL,
+    ),
 )
 _REGRESSION = {
     "inputs": lambda: (normal(6, 3), normal(6, 3, seed=1)),
@@ -137,14 +143,16 @@ _KL = Row(
         "none_is_consistent_with_mean:free_bits": "free bits per dimension belong to the batch: no value per sample",
         "function_equals_class:free_bits": "as above: no reduction='none'",
     },
-)
-_FREE_BITS_PER_SAMPLE = Row(
-    inputs=_KL.inputs,
-    cls=losses.GaussianKLLoss,
-    function=losses.gaussian_kl_loss,
-    variants=({"free_bits": 0.5, "free_bits_per": "sample"},),
-    differentiable=(0, 1),
-    best=_KL.best,
+    also=(
+        Row(
+            inputs=lambda: (normal(6, 3), normal(6, 3, seed=1)),
+            cls=losses.GaussianKLLoss,
+            function=losses.gaussian_kl_loss,
+            variants=({"free_bits": 0.5, "free_bits_per": "sample"},),
+            differentiable=(0, 1),
+            best=lambda inputs: (torch.zeros_like(inputs[0]), torch.zeros_like(inputs[1])),
+        ),
+    ),
 )
 
 
@@ -176,13 +184,10 @@ ROWS: dict[str, Row] = {
     "cross_entropy_loss": _CROSS_ENTROPY,
     "BinaryCrossEntropyLoss": _BINARY_CROSS_ENTROPY,
     "binary_cross_entropy_loss": _BINARY_CROSS_ENTROPY,
-    "BinaryCrossEntropyLoss, smooth": _SMOOTH_BINARY_CROSS_ENTROPY,
     "BinaryFocalLoss": _BINARY_FOCAL,
     "binary_focal_loss": _BINARY_FOCAL,
     "FocalLoss": _FOCAL,
     "focal_loss": _FOCAL,
-    "FocalLoss, smooth": _SMOOTH_FOCAL,
-    "FocalLoss, soft": _SOFT_FOCAL,
     "MSELoss": Row(**_REGRESSION, cls=losses.MSELoss),
     "L1Loss": Row(**_REGRESSION, cls=losses.L1Loss),
     "HuberLoss": Row(**_REGRESSION, cls=losses.HuberLoss, variants=({}, {"delta": 0.25})),
@@ -193,16 +198,17 @@ ROWS: dict[str, Row] = {
         cls=losses.ReconstructionLoss,
         variants=({},),
         best=lambda inputs: (torch.logit(inputs[1]), inputs[1]),
-    ),
-    "ReconstructionLoss, regression": Row(
-        inputs=lambda: (normal(6, 3, 2), normal(6, 3, 2, seed=1)),
-        cls=losses.ReconstructionLoss,
-        variants=({"likelihood": "gaussian"}, {"likelihood": "laplace"}),
-        best=lambda inputs: (inputs[1], inputs[1]),
+        also=(
+            Row(
+                inputs=lambda: (normal(6, 3, 2), normal(6, 3, 2, seed=1)),
+                cls=losses.ReconstructionLoss,
+                variants=({"likelihood": "gaussian"}, {"likelihood": "laplace"}),
+                best=lambda inputs: (inputs[1], inputs[1]),
+            ),
+        ),
     ),
     "GaussianKLLoss": _KL,
     "gaussian_kl_loss": _KL,
-    "GaussianKLLoss, free bits per sample": _FREE_BITS_PER_SAMPLE,
     "AdversarialLoss": Row(
         inputs=lambda: (normal(6, 1), normal(6, 1, seed=1)),
         cls=losses.AdversarialLoss,
