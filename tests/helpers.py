@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from firstlight.losses import CrossEntropyLoss
@@ -69,6 +70,16 @@ def supervised(*, lr: float = 0.1, momentum: float = 0.9, **kwargs: Any) -> Supe
     kwargs = {"model": network(), "loss": CrossEntropyLoss(label_smoothing=0.1)} | kwargs
     optimizer = functools.partial(torch.optim.SGD, lr=lr, momentum=momentum, weight_decay=1e-3)
     return SupervisedModule(**({"optimizer": optimizer} | kwargs))
+
+
+class CountReads(TorchDispatchMode):
+    """Counts the places where Python waits for a value of a tensor."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
 
 
 class Plain(LightningModule):

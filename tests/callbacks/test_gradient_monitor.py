@@ -9,10 +9,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from firstlight.callbacks import GradientMonitor
-from helpers import Plain, fit, supervised
+from helpers import CountReads, Plain, fit, supervised
 
 CLIP = 0.6
 
@@ -144,16 +143,6 @@ def test_nonfinite_steps_are_counted_and_survive_a_resume(tmp_path):
     assert [row["grad/nonfinite_steps"] for row in again.rows][-1] == 4
 
 
-class CountReads(TorchDispatchMode):
-    """Counts the places where Python waits for a value of a tensor."""
-
-    reads = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.reads += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 def test_reads_values_only_when_the_logger_writes(tmp_path):
     def reads(*callbacks: Callback) -> tuple[int, int]:
         logger = Logged(tmp_path / str(len(callbacks)))
@@ -214,10 +203,10 @@ def test_sparse_gradients_and_lbfgs(tmp_path):
 
 
 def test_half_precision_norms_do_not_overflow():
-    from firstlight.callbacks._gradient_monitor import _norms
+    from firstlight.callbacks._gradients import norms_of
 
     gradients = [torch.full((300, 300), 1000.0, dtype=torch.float16), torch.ones(3, dtype=torch.float64)]
-    assert _norms(gradients).tolist() == pytest.approx([300_000.0, math.sqrt(3)], rel=1e-4)  # in fp16: inf
+    assert norms_of(gradients).tolist() == pytest.approx([300_000.0, math.sqrt(3)], rel=1e-4)  # in fp16: inf
 
 
 @pytest.mark.parametrize("options", [{"depth": 0}, {"every_n_steps": 0}])

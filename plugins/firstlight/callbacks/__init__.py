@@ -1,6 +1,7 @@
 """Callbacks, one file each. Every one declares its role: observer, actor or probe."""
 
 from firstlight.callbacks._early_stopping import EarlyStopping
+from firstlight.callbacks._gradient_clipping import GradientClipping
 from firstlight.callbacks._gradient_monitor import GradientMonitor
 from firstlight.callbacks._learning_rate_scheduler import LearningRateScheduler
 from firstlight.callbacks._overfit_one_batch import OverfitOneBatch, OverfitResult
@@ -11,6 +12,7 @@ from firstlight.callbacks._weight_initialization import WeightInitialization
 
 __all__ = [
     "EarlyStopping",
+    "GradientClipping",
     "GradientMonitor",
     "LearningRateScheduler",
     "OverfitOneBatch",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import torch
@@ -10,10 +10,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from firstlight._require import require
+from firstlight.callbacks._gradients import gradients, norms_of
 
 
 @final
@@ -85,10 +85,10 @@ class GradientMonitor(Callback):
         if trainer.global_step == self._last_step and any(known is optimizer for known, _ in self._pending):
             return  # LBFGS evaluates its closure several times a step
         self._last_step = trainer.global_step
-        owners, gradients = _gradients(optimizer)
-        if not gradients:
+        owners, grads = gradients(optimizer)
+        if not grads:
             return
-        norms = _norms(gradients) / _scale(trainer, optimizer, gradients[0].device)
+        norms = norms_of(grads) / _scale(trainer, optimizer, grads[0].device)
         total = torch.linalg.vector_norm(norms)
         self._pending.append((optimizer, total))
         if self._should_log(trainer):
@@ -112,7 +112,7 @@ class GradientMonitor(Callback):
         totals = [total for _, total in self._pending]
         if self._measure_after:
             for optimizer, total in self._pending:
-                after = torch.linalg.vector_norm(_norms(_gradients(optimizer)[1]))
+                after = torch.linalg.vector_norm(norms_of(gradients(optimizer)[1]))
                 self._count(total, after < total * (1 - 1e-6))
                 self._values["grad/clipped_norm"] = after
         self._pending = []
@@ -133,8 +133,8 @@ class GradientMonitor(Callback):
         if self._clips:
             self._values["grad/clip_rate"] = clipped / steps
         for block, (weights, before) in self._weights.items():
-            change = _norms(torch._foreach_sub([weight.detach() for weight in weights], before))
-            size = torch.linalg.vector_norm(_norms(before))
+            change = norms_of(torch._foreach_sub([weight.detach() for weight in weights], before))
+            size = torch.linalg.vector_norm(norms_of(before))
             self._values[f"update/ratio/{block}"] = torch.linalg.vector_norm(change) / size.clamp(min=1e-12)
         for key, value in self._values.items():
             pl_module.log(key, value, on_step=True, on_epoch=False, batch_size=1)
@@ -157,38 +157,6 @@ class GradientMonitor(Callback):
     def _block(self, parameter_name: str) -> str:
         path = parameter_name.split(".")[:-1]
         return ".".join(path[: self.depth]) or "root"
-
-
-def _gradients(optimizer: Optimizer) -> tuple[list[nn.Parameter], list[Tensor]]:
-    owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return owners, [_dense(parameter.grad) for parameter in owners]
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    # The norm of a sparse gradient is that of its values once duplicates are summed.
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
-
-
-def _norms(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the 2-norm of each tensor, in float32 at least: squares of fp16 gradients overflow."""
-    tensors = list(tensors)
-    half = [tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors]
-    if any(half) and not all(half):
-        norms = [norm for tensor in tensors for norm in _foreach_norm([tensor])]
-    else:
-        norms = list(_foreach_norm(tensors))
-    device = norms[0].device
-    widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
-    return torch.stack([_whole(norm).to(device, widest) for norm in norms])
-
-
-def _foreach_norm(tensors: list[Tensor]) -> Sequence[Tensor]:
-    half = tensors[0].dtype in (torch.float16, torch.bfloat16)
-    return torch._foreach_norm(tensors, 2, dtype=torch.float32 if half else None)
-
-
-def _whole(norm: Tensor) -> Tensor:
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # sharded: sums over the ranks
 
 
 def _scale(trainer: Trainer, optimizer: Optimizer, device: torch.device) -> Tensor | float:

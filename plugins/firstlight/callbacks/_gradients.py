@@ -1,0 +1,42 @@
+"""Gradients of an optimizer and their norms: dense or sparse, whole or sharded, of any precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+
+def gradients(optimizer: Optimizer) -> tuple[list[nn.Parameter], list[Tensor]]:
+    owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return owners, [_dense(parameter.grad) for parameter in owners]
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    # The norm of a sparse gradient is that of its values once duplicates are summed.
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def norms_of(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the 2-norm of each tensor, in float32 at least: squares of fp16 gradients overflow."""
+    tensors = list(tensors)
+    half = [tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors]
+    if any(half) and not all(half):
+        norms = [norm for tensor in tensors for norm in _foreach_norm([tensor])]
+    else:
+        norms = list(_foreach_norm(tensors))
+    device = norms[0].device
+    widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
+    return torch.stack([_whole(norm).to(device, widest) for norm in norms])
+
+
+def _foreach_norm(tensors: list[Tensor]) -> Sequence[Tensor]:
+    half = tensors[0].dtype in (torch.float16, torch.bfloat16)
+    return torch._foreach_norm(tensors, 2, dtype=torch.float32 if half else None)
+
+
+def _whole(norm: Tensor) -> Tensor:
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # sharded: sums over the ranks
