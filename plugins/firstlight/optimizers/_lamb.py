@@ -139,10 +139,12 @@ class LAMB(Optimizer):
         states = [self._state_of(p, capturable=group["capturable"]) for p in params]
         counts = [state["step"] for state in states]
         if counts:
-            # A tensor: a number would be wrapped anew for each count.
-            torch._foreach_add_(counts, torch.ones((), device=counts[0].device))
             if params[0].is_cuda and torch.cuda.is_current_stream_capturing():
                 require(group["capturable"], "capturable", False, "True while a CUDA graph is captured")
+            if group["capturable"]:
+                torch._foreach_add_(counts, 1)
+            else:  # a number would be wrapped into a tensor for each count; alpha keeps torch from reading this one
+                torch._foreach_add_(counts, torch.tensor(1.0), alpha=1.0)
         alone = group["foreach"] is False or group["capturable"]
         batch, kind, room = _Batch(), None, 0.0
         for param, state, count in zip(params, states, counts, strict=True):
@@ -193,17 +195,28 @@ def _take_step(batch: _Batch, group: dict[str, Any]) -> None:
     grads = [g.float() for g in batch.grads] if half else batch.grads
     if group["maximize"]:
         grads = list(torch._foreach_neg(grads))
-    root = (1 - beta2**batch.step) ** 0.5
-    scale = root / (1 - beta1**batch.step)
+    dtype = params[0].dtype
+    root = _correction(beta2, batch.step, dtype) ** 0.5
+    scale = root / _correction(beta1, batch.step, dtype)
     torch._foreach_lerp_(batch.means, grads, 1 - beta1)
     torch._foreach_mul_(batch.squares, beta2)
     torch._foreach_addcmul_(batch.squares, grads, grads, 1 - beta2)
-    denominators = torch._foreach_sqrt(batch.squares)
-    torch._foreach_add_(denominators, group["eps"] * root)
+    denominators: _Tensors = torch._foreach_sqrt(batch.squares)
+    if isinstance(root, Tensor):  # not _foreach_add_, which reads the number
+        denominators = [denominator.add_(group["eps"] * root) for denominator in denominators]
+    else:
+        torch._foreach_add_(denominators, group["eps"] * root)
     updates, scale = _directions(params, batch.means, denominators, scale, group["weight_decay"])
     _move(params, updates, scale, group)
     if half:
         torch._foreach_copy_(batch.params, params)
+
+
+def _correction(beta: float, step: float | Tensor, dtype: torch.dtype) -> Any:
+    """Return ``1 - beta ** step``."""
+    if isinstance(step, Tensor):  # in float32 the plain form is off by 6e-5 at the first step with a beta of 0.999
+        return -torch.expm1(step.to(dtype) * (math.log(beta) if beta > 0 else -math.inf))
+    return 1 - beta**step
 
 
 def _directions(
@@ -213,10 +226,8 @@ def _directions(
     if decay == 0:
         return torch._foreach_div(means, denominators), scale
     if isinstance(scale, Tensor):
-        updates = torch._foreach_div(means, denominators)
-        torch._foreach_mul_(updates, scale)
-        torch._foreach_add_(updates, params, alpha=decay)
-        return updates, 1.0
+        scaled = (mean / denominator * scale for mean, denominator in zip(means, denominators, strict=True))
+        return [update.add_(param, alpha=decay) for update, param in zip(scaled, params, strict=True)], 1.0
     if decay < _SMALL_DECAY:  # r / decay might overflow
         updates = torch._foreach_div(means, denominators)
         torch._foreach_add_(updates, params, alpha=decay / scale)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import ParametrizationList
 
 from firstlight._layers import NORM_LAYERS
 from firstlight._require import require
@@ -20,6 +23,7 @@ def param_groups(
     weight_decay: float | None,
     lr: float | None = None,
     layer_decay: float | None = None,
+    layers: Sequence[str] | None = None,
     no_decay: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters of ``module`` into groups that decay and groups that do not.
@@ -29,44 +33,47 @@ def param_groups(
     ``"*.pos_embed"``). Each trainable tensor stands in exactly one group; a tied one goes without decay if any of its
     uses does. Groups carry ``name`` ("decay", "no_decay") for loggers.
 
+    Shapes: parameters as they are, tensors of any shape.
+    Unit: ``lr`` and ``weight_decay`` as the optimizer takes them.
+    Law: each trainable tensor stands in exactly one group.
+    Source: no decay on biases and norms, He et al. 2019, arXiv:1812.01187; layer-wise decay, Clark et al. 2020,
+    arXiv:2003.10555.
+
     Args:
-        module: its parameters are grouped; frozen ones are left out.
+        module: its parameters are grouped; frozen ones are left out. A parametrized tensor is what it stands for.
         weight_decay: decay of the first group; ``None`` leaves it to the optimizer's own default.
         lr: base rate of the last layer; needed with ``layer_decay``, written into each group when given.
-        layer_decay: rate of layer l of L is ``lr * layer_decay ** (L - l)``. The layers are the children of the
-            container (``ModuleList`` or ``Sequential``) that holds the most parameters; what comes before it counts
-            as layer 0, what comes after as layer L. Names become "decay/3".
+        layer_decay: rate of layer l of L is ``lr * layer_decay ** (L - l)``. What comes before the first layer counts
+            as layer 0, what comes after the last one as one more. Names become "decay/3".
+        layers: names of the layers from input to output, such as ``["layer1", "layer2"]``; default: the children with
+            parameters of the container (``ModuleList`` or ``Sequential``) that holds the most parameters.
         no_decay: patterns of parameter names.
 
     Raises:
-        ValueError: nothing to train, a negative decay, ``layer_decay`` outside (0, 1] or without ``lr``, a pattern
-            that matches no parameter.
-
-    Source: no decay on biases and norms, He et al. 2019, arXiv:1812.01187; layer-wise decay, Clark et al. 2020,
-    arXiv:2003.10555.
+        TypeError: ``no_decay`` or ``layers`` is one string instead of a list of them.
+        ValueError: nothing to train, a lazy parameter without a shape, a negative decay, ``layer_decay`` outside
+            (0, 1] or without ``lr``, a pattern that matches no parameter.
 
     >>> groups = param_groups(nn.Linear(4, 2), weight_decay=0.1)
     >>> [(group["name"], group["weight_decay"], len(group["params"])) for group in groups]
     [('decay', 0.1, 1), ('no_decay', 0.0, 1)]
     """
     require(weight_decay is None or weight_decay >= 0, "weight_decay", weight_decay, "zero or more")
+    require(lr is None or lr >= 0, "lr", lr, "zero or more")
+    for argument, value in (("no_decay", no_decay), ("layers", layers)):
+        require(not isinstance(value, str), argument, value, "a list of names, such as ['*.scale']", error=TypeError)
     patterns = tuple(no_decay)
-    owners = _owners(module)
-    require(bool(owners), "module", type(module).__name__, "one with at least one trainable parameter")
+    tensors = _tensors(module)
+    require(bool(tensors), "module", type(module).__name__, "one with at least one trainable parameter")
     for pattern in patterns:
-        names = [name for uses in owners.values() for name, _ in uses]
-        require(
-            any(fnmatchcase(name, pattern) for name in names),
-            "no_decay",
-            pattern,
-            "a pattern that matches a name",
-        )
-    depth_of, num_layers = _depths(module, layer_decay, lr)
+        matches = any(fnmatchcase(use.name, pattern) for _, uses in tensors for use in uses)
+        require(matches, "no_decay", pattern, "a pattern that matches a name")
+    depths = _depths(module, layer_decay, layers, lr)
+    last = max(depths.values())
     groups: dict[str, dict[str, Any]] = {}
-    for uses in owners.values():
-        decays = not any(_is_undecayed(name, layer, patterns) for name, layer in uses)
-        parameter_name = uses[0][0]
-        depth = depth_of(parameter_name)
+    for tensor, uses in tensors:
+        decays = tensor.ndim >= 2 and not any(_is_undecayed(use, patterns) for use in uses)
+        depth = depths[uses[0].name]
         name = ("decay" if decays else "no_decay") + ("" if layer_decay is None else f"/{depth}")
         if name not in groups:
             groups[name] = {"name": name, "params": []}
@@ -75,9 +82,18 @@ def param_groups(
             elif weight_decay is not None:
                 groups[name]["weight_decay"] = weight_decay
             if lr is not None:
-                groups[name]["lr"] = lr * (layer_decay or 1.0) ** (num_layers - depth)
-        groups[name]["params"].append(module.get_parameter(parameter_name))
+                groups[name]["lr"] = lr * (layer_decay or 1.0) ** (last - depth)
+        groups[name]["params"].append(tensor)
     return sorted(groups.values(), key=lambda group: _order(group["name"]))
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One place where a parameter stands."""
+
+    name: str  # its full name
+    layer: nn.Module
+    leaf: str  # what the layer calls it
 
 
 def _order(name: str) -> tuple[int, bool]:
@@ -85,54 +101,66 @@ def _order(name: str) -> tuple[int, bool]:
     return int(depth or 0), kind == "no_decay"
 
 
-def _owners(module: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:
-    """Map each trainable tensor to its uses, (full name, layer), the first one first."""
-    owners: dict[int, list[tuple[str, nn.Module]]] = {}
-    for path, layer in module.named_modules():
-        for name, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
-            if parameter.requires_grad:
-                owners.setdefault(id(parameter), []).append((f"{path}.{name}" if path else name, layer))
-    return owners
+def _tensors(module: nn.Module) -> list[tuple[nn.Parameter, list[_Use]]]:
+    """Return each trainable tensor and its uses, the first one first."""
+    found: dict[int, tuple[nn.Parameter, list[_Use]]] = {}
+    modules = dict(module.named_modules(remove_duplicate=False))
+    for path, layer in modules.items():
+        for leaf, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
+            if not parameter.requires_grad:
+                continue
+            name = f"{path}.{leaf}" if path else leaf
+            lazy = isinstance(parameter, UninitializedParameter)
+            require(not lazy, "module", name, "run on one batch first: a lazy parameter has no shape yet")
+            if isinstance(layer, ParametrizationList):
+                # blocks.0.parametrizations.weight.original stands for blocks.0.weight
+                owner, _, stands_for = path.rpartition("parametrizations.")
+                use = _Use(name, modules[owner.removesuffix(".")], stands_for)
+            else:
+                use = _Use(name, layer, leaf)
+            found.setdefault(id(parameter), (parameter, []))[1].append(use)
+    return list(found.values())
 
 
-def _is_undecayed(name: str, layer: nn.Module, patterns: Sequence[str]) -> bool:
-    if isinstance(layer, _UNDECAYED_LAYERS) or any(fnmatchcase(name, pattern) for pattern in patterns):
+def _is_undecayed(use: _Use, patterns: Sequence[str]) -> bool:
+    if isinstance(use.layer, _UNDECAYED_LAYERS) or any(fnmatchcase(use.name, pattern) for pattern in patterns):
         return True
-    leaf = name.rpartition(".")[2]
-    parameter: nn.Parameter = getattr(layer, leaf)
     # Recurrent and attention layers have biases of two kinds, bias_ih_l0 and in_proj_bias.
-    return parameter.ndim < 2 or leaf.startswith("bias") or leaf.endswith("bias")
+    return use.leaf.startswith("bias") or use.leaf.endswith("bias")
 
 
-def _depths(module: nn.Module, layer_decay: float | None, lr: float | None) -> tuple[Callable[[str], int], int]:
-    """Return a function from parameter name to depth, and the depth of the last layer."""
+def _depths(
+    module: nn.Module, layer_decay: float | None, layers: Sequence[str] | None, lr: float | None
+) -> dict[str, int]:
+    """Return the depth of each parameter by its name."""
+    names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
     if layer_decay is None:
-        return (lambda _: 0), 0
+        require(layers is None, "layers", layers, "given with layer_decay")
+        return dict.fromkeys(names, 0)
     require(0 < layer_decay <= 1, "layer_decay", layer_decay, "a factor in (0, 1]")
     require(lr is not None, "lr", lr, "given with layer_decay")
-    containers = [
-        (sum(p.numel() for p in child.parameters()), path, len(child))
-        for path, child in module.named_modules()
-        if isinstance(child, (nn.ModuleList, nn.Sequential)) and len(child) > 1
-    ]
-    require(
-        bool(containers),
-        "layer_decay",
-        layer_decay,
-        "used on a module with a ModuleList or Sequential of layers",
-    )
-    # Of containers that hold the same parameters, the innermost has the real layers.
-    size = max(containers)[0]
-    _, path, num_children = [entry for entry in containers if entry[0] == size][-1]
-    prefix = f"{path}." if path else ""
-    names = [name for name, _ in module.named_parameters()]
-    first = next(index for index, name in enumerate(names) if name.startswith(prefix))
-    before = set(names[:first])
+    prefixes = [f"{layer}." for layer in (_layers(module, layer_decay) if layers is None else layers)]
+    depths: dict[str, int] = {}
+    for name in names:
+        depth = next((i for i, prefix in enumerate(prefixes, start=1) if f"{name}.".startswith(prefix)), None)
+        if depth is None:
+            # Before the first layer, or after it (then most likely the head).
+            depth = len(prefixes) + 1 if any(depths.values()) else 0
+        depths[name] = depth
+    for number, prefix in enumerate(prefixes, start=1):
+        require(number in depths.values(), "layers", prefix[:-1], "the name of a layer with parameters")
+    return depths
 
-    def depth(name: str) -> int:
-        if name.startswith(prefix):
-            child = name[len(prefix) :].split(".")[0]
-            return int(child) + 1 if child.isdigit() else 1
-        return 0 if name in before else num_children + 1
 
-    return depth, num_children + 1
+def _layers(module: nn.Module, layer_decay: float) -> list[str]:
+    """Return the names of the layers in the container that holds the most parameters."""
+    best, found = 0, []
+    for path, child in module.named_modules():
+        if isinstance(child, (nn.ModuleList, nn.Sequential)):
+            size = sum(p.numel() for p in child.parameters())
+            inner = [name for name, layer in child.named_children() if any(True for _ in layer.parameters())]
+            # Of containers that hold the same parameters, the innermost has the real layers.
+            if len(inner) > 1 and size >= best:
+                best, found = size, [f"{path}.{name}" if path else name for name in inner]
+    require(bool(found), "layer_decay", layer_decay, "used with layers=[...], or a ModuleList or Sequential of layers")
+    return found
