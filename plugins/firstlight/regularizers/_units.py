@@ -14,7 +14,7 @@ from firstlight._require import require
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
-def incoming(layer: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor, tuple[int, ...]]]:
+def incoming(layer: nn.Module) -> Iterator[tuple[Tensor, Tensor, tuple[int, ...]]]:
     """Yield each weight of a layer of torch, a view of it, and the dimensions of the view that one unit sums over.
 
     Linear ``[out, in]``: 1. Bilinear ``[out, in1, in2]``: 1, 2. Convolutions ``[out, in/g, *k]``: all but 0.

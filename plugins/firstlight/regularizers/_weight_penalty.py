@@ -23,8 +23,9 @@ def penalized_weights(module: nn.Module) -> Iterator[nn.Parameter]:
     for layer in module.modules():
         if isinstance(layer, NORM_LAYERS):
             continue
-        for parameter in layer.parameters(recurse=False):
-            if parameter.requires_grad and parameter.ndim > 1 and id(parameter) not in seen:
+        for name, parameter in layer.named_parameters(recurse=False):
+            is_weight = parameter.ndim > 1 and not name.startswith("bias")  # attention's bias_k has three dimensions
+            if is_weight and parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield parameter
 
@@ -35,10 +36,9 @@ class _WeightPenalty(nn.Module, ABC):
         weights = list(penalized_weights(module))
         if not weights:
             return torch.zeros(())
-        with torch.autocast(
-            weights[0].device.type, enabled=False
-        ):  # a sum over millions of terms does not fit in 16 bits
-            penalty: Tensor = _Penalty.apply(*self._factors(), *weights)
+        # A sum over millions of terms does not fit in 16 bits.
+        with torch.autocast(weights[0].device.type, enabled=False):
+            penalty: Tensor = _Penalty.apply(*self._factors(), *weights)  # type: ignore[no-untyped-call]
         return penalty
 
     @abstractmethod
@@ -70,8 +70,8 @@ class _Penalty(torch.autograd.Function):
         if not ctx.l1:
             return None, None, *(weight * l2 for weight in weights)
         if not ctx.l2:
-            return None, None, *(weight.sign() * l1 for weight in weights)
-        return None, None, *(weight * l2 + weight.sign() * l1 for weight in weights)
+            return None, None, *(weight.sign().mul_(l1) for weight in weights)
+        return None, None, *((weight * l2).add_(weight.sign().mul_(l1)) for weight in weights)
 
 
 def _absolute_sums(weights: tuple[Tensor, ...]) -> list[Tensor]:
