@@ -73,6 +73,7 @@ def gain(activation: str | Activation, *, backward: bool = False) -> float:
             (``nn.LeakyReLU(0.2)``).
         backward: keep the second moment of the gradient, not of the signal.
 
+    Shapes: one number out.
     Unit: none.
     Law: ``gain ** 2 * E[f(z) ** 2] == 1`` for z ~ N(0, 1); backward the same with ``f'``. Of gated units
     (``glu``, ``swiglu``, ``geglu``): the product of two independent halves of unit variance.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from firstlight._require import require
+from firstlight._require import did_you_mean, require
 from firstlight.initializers._draw import draw, draw_orthogonal
 from firstlight.initializers._fans import Slot, bias_names, slots
 from firstlight.initializers._feeds import LINEAR, RECURRENT_LAYERS, Feed, feeds_by_order, warnings_by_order
@@ -43,6 +44,7 @@ def initialize_(
 
     Raises:
         TypeError: ``module`` is not a module, or ``plan`` not a plan.
+        ValueError: a rule names a layer that the module does not have.
 
     >>> net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
     >>> [(row.name, row.scheme, round(row.target_std, 4)) for row in initialize_(net).rows]
@@ -56,6 +58,7 @@ def initialize_(
     else:
         traced, warnings = feeds_by_trace(module, example_input)
         feeds = feeds_by_order(module) | traced  # by order: layers that this input does not reach
+    warnings += _check_names(module, plan)
     owners = _owners(module)
     rows: list[InitRow] = []
     for name, layer in module.named_modules():
@@ -68,6 +71,19 @@ def initialize_(
         with at_rest(layer):
             rows.extend(_fill_layer(name, layer, feed, rule, owners, generator))
     return InitReport(tuple(rows), tuple(warnings))
+
+
+def _check_names(module: nn.Module, plan: InitPlan) -> list[str]:
+    """Refuse a rule for a layer that is not there; warn of a pattern that matches none."""
+    layers = [name for name, _ in module.named_modules()]
+    warnings = []
+    for pattern in (rule.names for rule in plan.rules if rule.names is not None):
+        if any(fnmatchcase(name, pattern) for name in layers):
+            continue
+        literal = not set(pattern) & set("*?[")
+        require(not literal, "names", pattern, f"the name of a layer of the module{did_you_mean(pattern, layers)}")
+        warnings.append(f"no layer matches the names {pattern!r} of a rule")
+    return warnings
 
 
 def _owners(module: nn.Module) -> dict[tuple[Any, ...], str]:

@@ -78,6 +78,7 @@ class InitRule:
         _one_of("distribution", self.distribution, get_args(Distribution))
         for name, values in (("kinds", self.kinds), ("feeds", self.feeds)):
             require(not isinstance(values, str), name, values, f"a list: [{values!r}]", error=TypeError)
+            object.__setattr__(self, name, tuple(values))
         for kind in self.kinds:
             require(kind in _KINDS, "kinds", kind, f"among {', '.join(_KINDS)}{did_you_mean(kind, _KINDS)}")
         for fed in self.feeds:
@@ -121,7 +122,7 @@ class InitPlan:
     def __post_init__(self) -> None:
         ok = isinstance(self.rules, Sequence) and not isinstance(self.rules, str)
         require(ok, "rules", self.rules, "a list of InitRule", error=TypeError)
-        object.__setattr__(self, "rules", [_as_rule(rule, i) for i, rule in enumerate(self.rules)])
+        object.__setattr__(self, "rules", tuple(_as_rule(rule, i) for i, rule in enumerate(self.rules)))
 
     @classmethod
     def recommended(cls) -> InitPlan:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from firstlight._rng import isolated_rng
@@ -37,7 +38,10 @@ def call(module: nn.Module, batch: Any) -> Any:
 def left_as_it_was(module: nn.Module) -> Iterator[None]:
     """Run a block without gradients and without lasting changes to modes, buffers and random number generators."""
     modes = [(layer, layer.training) for layer in module.modules()]
-    buffers = [(b, b.detach().clone()) for b in module.buffers() if not nn.parameter.is_lazy(b) and not b.is_meta]
+    # The buffers of a parametrization belong to the weight: an initializer may change them.
+    named = [(name, b) for name, b in module.named_buffers() if "parametrizations" not in name.split(".")]
+    buffers = [(b, b.detach().clone()) for _, b in named if not nn.parameter.is_lazy(b) and not b.is_meta]
+    unmade = [layer for layer in module.modules() if any(map(nn.parameter.is_lazy, layer.buffers(recurse=False)))]
     try:
         with isolated_rng(), torch.no_grad():
             yield
@@ -47,6 +51,9 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+            for layer in unmade:  # lazy norm layers, made in the block
+                if isinstance(layer, _NormBase):
+                    layer.reset_running_stats()
 
 
 def feeds_by_trace(module: nn.Module, example_input: Any) -> tuple[dict[str, Feed], list[str]]:
@@ -109,14 +116,14 @@ class _Trace(TorchFunctionMode):
         def hook(_layer: nn.Module, inputs: Any, output: Any) -> None:
             tensor = output[0] if isinstance(output, tuple) else output
             self.feeds.setdefault(name, LINEAR)
-            run = max((self._of(t).run for t in _tensors(inputs)), default=0)
+            run = max((self._of(t).run for t in tensors_in(inputs)), default=0)
             self._marks[id(tensor)] = (tensor, _Carry(frozenset([name]), run=run))
 
         return hook
 
     def starts(self, batch: Any) -> None:
         """Know the inputs, so that adding them to something counts as a residual."""
-        self._marks.update((id(tensor), (tensor, _Carry())) for tensor in _tensors((batch,)))
+        self._marks.update((id(tensor), (tensor, _Carry())) for tensor in tensors_in((batch,)))
 
     def _of(self, tensor: Tensor) -> _Carry:
         return self._marks[id(tensor)][1] if id(tensor) in self._marks else _Carry()
@@ -124,10 +131,10 @@ class _Trace(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        inputs = [t for t in _tensors((*args, *kwargs.values())) if id(t) in self._marks]
+        inputs = [t for t in tensors_in((*args, *kwargs.values())) if id(t) in self._marks]
         if inputs:
             carry = self._carry(func, args, kwargs, inputs)
-            for tensor in _tensors((output,)):
+            for tensor in tensors_in((output,)):
                 self._marks[id(tensor)] = (tensor, carry)
         return output
 
@@ -214,13 +221,13 @@ def _call(func: Any, extra: Any, named: Any, z: Tensor) -> Tensor:
     return result
 
 
-def _tensors(values: Any) -> list[Tensor]:
+def tensors_in(values: Any) -> list[Tensor]:
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (tuple, list)):
-            found.extend(_tensors(value))
+            found.extend(tensors_in(value))
         elif isinstance(value, Mapping):
-            found.extend(_tensors(value.values()))
+            found.extend(tensors_in(value.values()))
     return found
