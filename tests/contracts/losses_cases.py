@@ -173,6 +173,107 @@ def _r1_penalty(weight: Tensor, real: Tensor) -> Tensor:
     return losses.r1_penalty(_curved(weight), real)
 
 
+def _log_probabilities(logits: Tensor) -> Tensor:
+    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def _large_head(inputs: Inputs) -> Inputs:
+    """Logits of +-5e4, by factors that float16 holds."""
+    hidden, weight, target, bias = inputs
+    return 100 * hidden.sign(), 100 * weight.sign(), target, bias
+
+
+_SEQUENCE = {"inputs": lambda: (normal(3, 4, 5), labels(3, 4, classes=5))}
+_SEQUENCE_CROSS_ENTROPY = Row(
+    **_SEQUENCE,
+    cls=losses.SequenceCrossEntropyLoss,
+    function=losses.sequence_cross_entropy_loss,
+    variants=({}, {"z_loss": 1e-2}),
+    best=lambda inputs: ((60.0 * nn.functional.one_hot(inputs[1], 5).double()).log_softmax(-1), inputs[1]),
+    also=(
+        Row(
+            **_SEQUENCE,
+            cls=losses.SequenceCrossEntropyLoss,
+            function=losses.sequence_cross_entropy_loss,
+            variants=({"label_smoothing": 0.1}, {"label_smoothing": 0.1, "z_loss": 1e-2}),
+            best=lambda inputs: ((0.9 * nn.functional.one_hot(inputs[1], 5).double() + 0.02).log(), inputs[1]),
+        ),
+    ),
+)
+_LINEAR_CROSS_ENTROPY = Row(
+    inputs=lambda: (normal(3, 4, 5), normal(7, 5, seed=1), labels(3, 4, classes=7), normal(7, seed=2)),
+    cls=losses.LinearCrossEntropyLoss,
+    function=losses.linear_cross_entropy_loss,
+    variants=(
+        {},
+        {"label_smoothing": 0.1, "z_loss": 1e-2, "chunk_tokens": 5},
+        {"class_weight": [1.0, 2.0, 0.5, 3.0, 0.0, 1.5, 0.25], "label_smoothing": 0.1, "chunk_tokens": 1},
+    ),
+    differentiable=(0, 1, 3),
+    batch_dims=(0, None, 0, None),
+    extreme=_large_head,
+    exempt={"none_is_consistent_with_mean:class_weight": "class weights: the mean divides by the sum of the weights"},
+)
+_NT_XENT = Row(
+    inputs=lambda: (normal(6, 4), normal(6, 4, seed=1)),
+    cls=losses.NTXentLoss,
+    function=losses.nt_xent_loss,
+    variants=({}, {"temperature": 0.1, "chunk_size": 5}),
+    differentiable=(0, 1),
+    reductions=(),
+)
+_INFO_NCE = Row(
+    inputs=lambda: (normal(6, 4), normal(6, 4, seed=1)),
+    cls=losses.InfoNCELoss,
+    function=losses.info_nce_loss,
+    variants=({}, {"temperature": 0.5, "symmetric": True}),
+    differentiable=(0, 1),
+    reductions=(),
+    also=(
+        Row(
+            inputs=lambda: (normal(6, 4), normal(6, 4, seed=1), normal(3, 4, seed=2)),
+            cls=losses.InfoNCELoss,
+            variants=({}, {"symmetric": True, "learnable_temperature": True}),
+            differentiable=(0, 1, 2),
+            batch_dims=(0, 0, None),
+            reductions=(),
+        ),
+    ),
+)
+_TRIPLET = Row(
+    inputs=lambda: (normal(6, 4), normal(6, 4, seed=1), normal(6, 4, seed=2)),
+    cls=losses.TripletLoss,
+    function=losses.triplet_loss,
+    variants=({}, {"margin": 0.2}),
+    differentiable=(0, 1, 2),
+    best=lambda inputs: (inputs[0], inputs[0], inputs[0] + 1e3),
+    also=(
+        Row(
+            inputs=lambda: (normal(8, 4), labels(8, classes=3)),
+            cls=losses.TripletLoss,
+            function=losses.triplet_loss,
+            variants=({"mining": "batch_hard"}, {"mining": "semi_hard"}),
+            best=lambda inputs: (1e3 * nn.functional.one_hot(inputs[1], 4).double(), inputs[1]),
+            exempt={
+                "gradgradcheck": "torch.cdist cannot be differentiated twice",
+                "none_is_consistent_with_mean": "the mean is over the triplets that exist",
+            },
+        ),
+    ),
+)
+_CTC = Row(
+    inputs=lambda: (normal(6, 3, 4), labels(3, 3, classes=3) + 1, torch.tensor([6, 5, 6]), torch.tensor([3, 1, 2])),
+    cls=losses.CTCLoss,
+    call=lambda loss, logits, *rest: loss(_log_probabilities(logits), *rest),
+    function=lambda logits, *rest, **options: losses.ctc_loss(_log_probabilities(logits), *rest, **options),
+    variants=({}, {"drop_infeasible": False}),
+    batch_dims=(1, 0, 0, 0),
+    exempt={
+        "gradgradcheck": "torch's ctc_loss cannot be differentiated twice",
+        "none_is_consistent_with_mean": "the mean divides each loss by its number of labels, as torch's does",
+    },
+)
+
 # Torch's own are held to the mathematics, not to our promises about 16-bit numbers.
 _TORCH = {
     "finite_at_extremes": "torch's own: squares of 1e4 in float16",
@@ -209,6 +310,18 @@ ROWS: dict[str, Row] = {
     ),
     "GaussianKLLoss": _KL,
     "gaussian_kl_loss": _KL,
+    "SequenceCrossEntropyLoss": _SEQUENCE_CROSS_ENTROPY,
+    "sequence_cross_entropy_loss": _SEQUENCE_CROSS_ENTROPY,
+    "LinearCrossEntropyLoss": _LINEAR_CROSS_ENTROPY,
+    "linear_cross_entropy_loss": _LINEAR_CROSS_ENTROPY,
+    "NTXentLoss": _NT_XENT,
+    "nt_xent_loss": _NT_XENT,
+    "InfoNCELoss": _INFO_NCE,
+    "info_nce_loss": _INFO_NCE,
+    "TripletLoss": _TRIPLET,
+    "triplet_loss": _TRIPLET,
+    "CTCLoss": _CTC,
+    "ctc_loss": _CTC,
     "AdversarialLoss": Row(
         inputs=lambda: (normal(6, 1), normal(6, 1, seed=1)),
         cls=losses.AdversarialLoss,
@@ -255,6 +368,7 @@ ROWS: dict[str, Row] = {
 
 _Z = torch.zeros(4, 1)
 _LABELS = torch.arange(4)
+_FRAMES = torch.zeros(4, 1, 3).log_softmax(-1)
 _BATCH_NORM = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
 
 # Calls that must fail, with the error and what its message must say.
@@ -293,6 +407,49 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: losses.GaussianKLLoss(free_bits_per="batch"), ValueError, r"'dimension' or 'sample'; got 'batch'"),
     (lambda: losses.GaussianKLLoss(free_bits=1.0, reduction="none"), ValueError, r"use free_bits_per='sample'"),
     (lambda: losses.gaussian_kl_loss(_Z, _Z.T), ValueError, r"log_variance must have the shape of mean"),
+    (lambda: losses.SequenceCrossEntropyLoss(label_smoothing=-0.1), ValueError, r"between 0 and 1; got -0\.1"),
+    (lambda: losses.SequenceCrossEntropyLoss(z_loss=-1e-4), ValueError, r"z_loss must be zero or above"),
+    (lambda: losses.SequenceCrossEntropyLoss()(_Z, _LABELS), ValueError, r"target must be between 0 and 0.*; got 3"),
+    (
+        lambda: losses.SequenceCrossEntropyLoss()(torch.zeros(2, 5, 3), torch.zeros(2, 3, dtype=torch.long)),
+        ValueError,
+        r"without their last dimension \(the vocabulary\), \(2, 5\); got \(2, 3\)",
+    ),
+    (lambda: losses.LinearCrossEntropyLoss(chunk_tokens=0), ValueError, r"chunk_tokens must be at least 1, or None"),
+    (lambda: losses.LinearCrossEntropyLoss(class_weight=[1.0, -1.0]), ValueError, r"one non-negative number per class"),
+    (
+        lambda: losses.LinearCrossEntropyLoss()(_Z, torch.zeros(1, 3), _LABELS),
+        ValueError,
+        r"hidden and weight must be of shapes \[\.\.\., H\] and \[V, H\]",
+    ),
+    (
+        lambda: losses.LinearCrossEntropyLoss()(_Z, _Z[:3], _LABELS),
+        ValueError,
+        r"target must be between 0 and 2.*got 3",
+    ),
+    (
+        lambda: losses.LinearCrossEntropyLoss()(_Z, _Z, _Z[:, 0]),
+        ValueError,
+        r"class indices \(integers\); got torch\.f",
+    ),
+    (lambda: losses.LinearCrossEntropyLoss()(_Z, _Z, _LABELS, _Z), ValueError, r"bias must be of shape \[V\], \(4,\)"),
+    (lambda: losses.NTXentLoss(temperature=0.0), ValueError, r"temperature must be above zero"),
+    (lambda: losses.NTXentLoss(chunk_size=0), ValueError, r"chunk_size must be at least 1, or None; got 0"),
+    (lambda: losses.NTXentLoss()(_Z, _Z[:3]), ValueError, r"z2 must be of the shape of z1"),
+    (lambda: losses.InfoNCELoss(temperature=-0.07), ValueError, r"temperature must be above zero .*; got -0\.07"),
+    (lambda: losses.InfoNCELoss(temperature=0.001, learnable_temperature=True), ValueError, r"at least 0\.01 to be"),
+    (lambda: losses.InfoNCELoss()(_Z, _Z, _Z.T), ValueError, r"negatives must be of shape \[M, 1\]"),
+    (lambda: losses.TripletLoss(mining="hardest"), ValueError, r"None, 'batch_hard' or 'semi_hard'; got 'hardest'"),
+    (lambda: losses.TripletLoss(margin=-1.0), ValueError, r"margin must be zero or above"),
+    (lambda: losses.TripletLoss()(_Z, _LABELS), TypeError, r"negative is missing: .* or set mining for labels"),
+    (lambda: losses.TripletLoss(mining="batch_hard")(_Z, _Z[:, 0]), ValueError, r"labels must be one integer per"),
+    (lambda: losses.CTCLoss(blank=-1), ValueError, r"blank must be a class; got -1"),
+    (lambda: losses.CTCLoss()(_FRAMES + 1, _LABELS[None, 1:2], [4], [1]), ValueError, r"call \.log_softmax\(-1\)"),
+    (lambda: losses.CTCLoss()(_FRAMES, _LABELS[None, 3:], [4], [1]), ValueError, r"other than blank=0; got \[3\]"),
+    (lambda: losses.CTCLoss()(_FRAMES, _LABELS[None, :1], [4], [1]), ValueError, r"other than blank=0; got \[0\]"),
+    (lambda: losses.CTCLoss()(_FRAMES, _LABELS[None, 1:2], [5], [1]), ValueError, r"input_lengths must be between 0 "),
+    (lambda: losses.CTCLoss()(_FRAMES, _LABELS[None, 1:2], [4], [2]), ValueError, r"target_lengths must be between 0"),
+    (lambda: losses.CTCLoss()(_FRAMES, _LABELS[None, 1:2], [4, 4], [1]), ValueError, r"one length per sample, 1; got"),
     (lambda: losses.AdversarialLoss(kind="wgan"), ValueError, r"kind must be 'non_saturating', .*; got 'wgan'"),
     (lambda: losses.gradient_penalty(_BATCH_NORM, _Z, _Z), ValueError, r"critic must be without batch norm.*got '1'"),
     (lambda: losses.gradient_penalty(nn.Identity(), _Z, _Z, weight=-1.0), ValueError, r"weight must be zero or more"),

@@ -136,10 +136,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             value = losses if settings.unreduced else losses.sum()
             found = iter(torch.autograd.grad(value, wanted, factor, create_graph=True))
             return None, *(next(found) if need else None for need in needs), None, None, None, None
-        gradients, ctx.gradients = ctx.gradients, None
-        if settings.unreduced or gradients is None:
-            gradients = _Head(settings, *tensors).run(needs, factor.expand(len(tensors[3])))[1]
-        else:  # nobody else has seen these buffers: scale them in place and hand them on
+        if settings.unreduced:
+            gradients = _Head(settings, *tensors).run(needs, factor)[1]
+        else:
+            # Nobody else has seen these buffers: scaled in place and handed on, they are not there for a second pass.
+            gradients, ctx.gradients = ctx.gradients, None
+            gradients = gradients or _Head(settings, *tensors).run(needs)[1]
             for gradient in gradients:
                 if gradient is not None:
                     gradient.mul_(factor)
