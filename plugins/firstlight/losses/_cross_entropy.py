@@ -111,6 +111,18 @@ class CrossEntropyLoss(nn.Module):
     """Module form of :func:`cross_entropy_loss`; takes the arguments of :class:`torch.nn.CrossEntropyLoss`.
 
     ``weight`` may be a tensor or a list of one non-negative number per class.
+
+    Shapes: ``logits [N, C, *]`` or ``[C]``; ``target [N, *]`` or ``[]`` (class indices), or probabilities shaped like
+    ``logits``; to ``[]``, or ``[N, *]`` unreduced.
+    Unit: nats. Computed in float32 or better.
+    Law: the mean divides by the class weights of the targets that count; over none of them it is 0.
+    Source: label smoothing, Szegedy et al. 2016, arXiv:1512.00567.
+
+    Raises:
+        ValueError: as :func:`cross_entropy_loss`; weights that are negative or not one number per class.
+
+    >>> CrossEntropyLoss(weight=[1.0, 3.0])(torch.zeros(2, 2), torch.tensor([0, 1]))  # ln 2, whatever the weights
+    tensor(0.6931)
     """
 
     weight: Tensor | None
