@@ -20,6 +20,7 @@ from torch import nn
 
 import firstlight.callbacks as room
 from firstlight.callbacks import (
+    BatchMixing,
     EarlyStopping,
     GradientClipping,
     GradientMonitor,
@@ -28,13 +29,16 @@ from firstlight.callbacks import (
     PredictionSamples,
     ProgressBar,
     RunManifest,
+    WeightEMA,
     WeightInitialization,
 )
+from firstlight.mixing import MixUp
 from firstlight.schedules import Constant, WarmupCosine
 from helpers import ResumableLoader, fit, loader, network, same, supervised, weights
 
 # One row a callback: the arguments that its contract is tested with. An actor's second row makes it act on nothing.
 CASES: dict[type[Callback], dict[str, Any]] = {
+    BatchMixing: {"mixings": [MixUp(0.4)], "num_classes": 4, "p": 0.7},
     EarlyStopping: {"monitor": "val/loss", "patience": 100},
     GradientClipping: {"percentile": 50.0},
     GradientMonitor: {},
@@ -43,6 +47,7 @@ CASES: dict[type[Callback], dict[str, Any]] = {
     PredictionSamples: {},
     ProgressBar: {},
     RunManifest: {},
+    WeightEMA: {"decay": 0.7},
     WeightInitialization: {"seed": 5},
 }
 NEUTRAL: dict[type[Callback], dict[str, Any]] = {
@@ -133,6 +138,18 @@ def test_actors_change_only_what_they_name(callback, tmp_path):
     acted, batches_acted = train(tmp_path / "acted", callback(**NEUTRAL[callback]), workers=0)
     assert batches_alone == batches_acted
     assert same(alone, acted)
+
+
+def test_an_average_leaves_training_alone(tmp_path):
+    """Batches, losses, momentum and random numbers are what they were; only the weights at the end are averages."""
+    alone, batches_alone = train(tmp_path / "alone", workers=0)
+    acted, batches_acted = train(tmp_path / "acted", WeightEMA(0.9), workers=0)
+    assert batches_alone == batches_acted
+    weights_of = {key for key in alone if key.startswith("model.")}
+    assert same(
+        {k: v for k, v in alone.items() if k not in weights_of}, {k: acted[k] for k in alone.keys() - weights_of}
+    )
+    assert not torch.equal(alone["model.1.weight"], acted["model.1.weight"])
 
 
 def test_weight_initialization_changes_weights_only(tmp_path):

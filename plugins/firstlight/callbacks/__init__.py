@@ -1,5 +1,6 @@
 """Callbacks, one file each. Every one declares its role: observer, actor or probe."""
 
+from firstlight.callbacks._batch_mixing import BatchMixing
 from firstlight.callbacks._early_stopping import EarlyStopping
 from firstlight.callbacks._gradient_clipping import GradientClipping
 from firstlight.callbacks._gradient_monitor import GradientMonitor
@@ -8,9 +9,11 @@ from firstlight.callbacks._overfit_one_batch import OverfitOneBatch, OverfitResu
 from firstlight.callbacks._prediction_samples import PredictionSamples
 from firstlight.callbacks._progress_bar import ProgressBar
 from firstlight.callbacks._run_manifest import RunManifest
+from firstlight.callbacks._weight_ema import WeightEMA
 from firstlight.callbacks._weight_initialization import WeightInitialization
 
 __all__ = [
+    "BatchMixing",
     "EarlyStopping",
     "GradientClipping",
     "GradientMonitor",
@@ -20,5 +23,6 @@ __all__ = [
     "PredictionSamples",
     "ProgressBar",
     "RunManifest",
+    "WeightEMA",
     "WeightInitialization",
 ]
