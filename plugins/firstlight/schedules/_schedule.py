@@ -19,6 +19,15 @@ class Schedule(ABC):
     Pure in the step: no state, so nothing to save and nothing that a resume could lose. Flat after the end.
     Durations are an int of optimizer steps, a float fraction of the run, ``"3ep"`` (epochs) or ``"500ba"``
     (training batches).
+
+    Shapes: optimizer step to a number.
+    Unit: factor of the base rate.
+    Law: in [0, 1], and flat from ``total_steps`` on.
+    Source: none; a base.
+
+    >>> from firstlight.schedules import WarmupCosine
+    >>> WarmupCosine(warmup="2ep").resolve(steps_per_epoch=100)
+    WarmupCosine(warmup=200, floor=0.0)
     """
 
     _durations: ClassVar[tuple[str, ...]] = ("warmup",)
@@ -82,6 +91,11 @@ class Schedule(ABC):
 
 def lr_lambda(schedule: Schedule, total_steps: int | None = None) -> Callable[[int], float]:
     """Return ``schedule`` as the function that :class:`torch.optim.lr_scheduler.LambdaLR` wants.
+
+    Shapes: optimizer step to a number.
+    Unit: factor of the base rate.
+    Law: ``lr_lambda(schedule, total_steps)(step) == schedule.factor(step, total_steps)``.
+    Source: none; an adapter.
 
     Raises:
         ValueError: the schedule needs ``total_steps`` or does not fit into them (a warm-up longer than the run).
