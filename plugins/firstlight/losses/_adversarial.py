@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from firstlight._reduce import reduce
 from firstlight._require import require
-from firstlight.losses._tensors import require_floating, require_same_shape, widen
+from firstlight.losses._tensors import require_floating, require_same_shape, rows_of, widen
 
 Kind: TypeAlias = Literal["non_saturating", "hinge", "least_squares", "wasserstein"]
 
@@ -111,7 +111,7 @@ def gradient_penalty(
     real, fake = widen(real.detach()), widen(fake.detach())
     shape = (len(real),) + (1,) * (real.ndim - 1)
     place = torch.rand(shape, generator=generator, device=real.device, dtype=real.dtype)
-    slopes = _input_gradient(critic, torch.lerp(fake, real, place)).reshape(len(real), -1)
+    slopes = rows_of(_input_gradient(critic, torch.lerp(fake, real, place)))
     # vector_norm has gradient 0 at 0, where sqrt(sum of squares) has NaN
     return weight * reduce((torch.linalg.vector_norm(slopes, dim=1) - 1).square(), "mean")
 
@@ -135,7 +135,7 @@ def r1_penalty(critic: Critic, real: Tensor, *, gamma: float = 10.0) -> Tensor:
     """
     require(0 <= gamma < float("inf"), "gamma", gamma, "zero or more, and finite")
     require(real.ndim > 0, "real", tuple(real.shape), "of shape [N, *], a batch of samples")
-    slopes = _input_gradient(critic, widen(real.detach())).reshape(len(real), -1)
+    slopes = rows_of(_input_gradient(critic, widen(real.detach())))
     return 0.5 * gamma * reduce(slopes.square().sum(1), "mean")
 
 

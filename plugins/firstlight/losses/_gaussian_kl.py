@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from firstlight._reduce import Reduction, check_reduction, reduce
 from firstlight._require import require
-from firstlight.losses._tensors import require_floating, require_same_shape, widen
+from firstlight.losses._tensors import require_floating, require_same_shape, rows_of, widen
 
 FreeBitsPer: TypeAlias = Literal["dimension", "sample"]
 
@@ -48,10 +48,9 @@ def gaussian_kl_loss(
     require(mean.ndim > 0, "mean", tuple(mean.shape), "of shape [N, D], a batch of samples")
     bend = {torch.float16: 10.0, torch.float64: 600.0}.get(log_variance.dtype, 60.0)
     mean, log_variance = widen(mean), widen(log_variance)
-    each = 0.5 * (mean.square() + _exp_minus_tangent(log_variance, bend))
-    each = each.reshape(len(each), -1) if len(each) else each.reshape(0, 1)
+    each = rows_of(0.5 * (mean.square() + _exp_minus_tangent(log_variance, bend)))
     if free_bits and free_bits_per == "dimension":
-        total = reduce(each, "mean") * 0 if not len(each) else each.mean(0).clamp(min=free_bits).sum()
+        total = each.mean(0).clamp(min=free_bits).sum() if len(each) else each.sum()
         return total * len(each) if reduction == "sum" else total
     if free_bits:
         each = each.clamp(min=free_bits)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from firstlight._reduce import Reduction, check_reduction, reduce
 from firstlight._require import require
-from firstlight.losses._tensors import require_floating, require_probabilities, require_same_shape, widen
+from firstlight.losses._tensors import require_floating, require_probabilities, require_same_shape, rows_of, widen
 
 Likelihood: TypeAlias = Literal["bernoulli", "gaussian", "laplace"]
 
@@ -51,7 +51,7 @@ class ReconstructionLoss(nn.Module):
         else:
             require_floating(target)
         each = self._of(widen(prediction), widen(target))
-        return reduce(each.reshape(len(each), -1).sum(1) if len(each) else each.sum(), self.reduction)
+        return reduce(rows_of(each).sum(1), self.reduction)
 
     def _of(self, prediction: Tensor, target: Tensor) -> Tensor:
         if self.likelihood == "bernoulli":

@@ -11,6 +11,11 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def rows_of(samples: Tensor) -> Tensor:
+    """Return ``[N, *]`` as ``[N, D]``, for samples of no dimension and batches of no sample too."""
+    return samples.unsqueeze(1).flatten(1)
+
+
 def require_same_shape(prediction: Tensor, target: Tensor, names: tuple[str, str] = ("prediction", "target")) -> None:
     """Raise ``ValueError`` where torch would broadcast: ``[N, 1]`` against ``[N]`` compares every pair."""
     if prediction.shape != target.shape:
