@@ -24,7 +24,9 @@ from firstlight.callbacks import (
     EarlyStopping,
     GradientClipping,
     GradientMonitor,
+    GradientNoise,
     LearningRateScheduler,
+    MaxNorm,
     OverfitOneBatch,
     PredictionSamples,
     ProgressBar,
@@ -43,6 +45,8 @@ CASES: dict[type[Callback], dict[str, Any]] = {
     GradientClipping: {"percentile": 50.0},
     GradientMonitor: {},
     LearningRateScheduler: {"schedule": WarmupCosine(warmup="4ba")},
+    GradientNoise: {"eta": 0.1},
+    MaxNorm: {"limit": 0.8},
     OverfitOneBatch: {"on_fail": "warn"},
     PredictionSamples: {},
     ProgressBar: {},
@@ -53,7 +57,9 @@ CASES: dict[type[Callback], dict[str, Any]] = {
 NEUTRAL: dict[type[Callback], dict[str, Any]] = {
     EarlyStopping: {"monitor": "val/loss", "patience": 100},
     GradientClipping: {"max_norm": 1e9},
+    GradientNoise: {"eta": 0.0},
     LearningRateScheduler: {"schedule": Constant()},
+    MaxNorm: {"limit": 1e9},
 }
 
 

@@ -4,7 +4,9 @@ from firstlight.callbacks._batch_mixing import BatchMixing
 from firstlight.callbacks._early_stopping import EarlyStopping
 from firstlight.callbacks._gradient_clipping import GradientClipping
 from firstlight.callbacks._gradient_monitor import GradientMonitor
+from firstlight.callbacks._gradient_noise import GradientNoise
 from firstlight.callbacks._learning_rate_scheduler import LearningRateScheduler
+from firstlight.callbacks._max_norm import MaxNorm
 from firstlight.callbacks._overfit_one_batch import OverfitOneBatch, OverfitResult
 from firstlight.callbacks._prediction_samples import PredictionSamples
 from firstlight.callbacks._progress_bar import ProgressBar
@@ -17,7 +19,9 @@ __all__ = [
     "EarlyStopping",
     "GradientClipping",
     "GradientMonitor",
+    "GradientNoise",
     "LearningRateScheduler",
+    "MaxNorm",
     "OverfitOneBatch",
     "OverfitResult",
     "PredictionSamples",
