@@ -4,9 +4,12 @@ A map, one line a room; a room imports only from floors below it.
 
 F1, torch only:
     ``firstlight.losses``        prediction and target to a scalar
-    ``firstlight.regularizers``  parameters to a penalty term
+    ``firstlight.regularizers``  parameters or activations to a penalty term; bounds on weights
+    ``firstlight.layers``        dropout of every kind, noise
+    ``firstlight.mixing``        MixUp and CutMix
+    ``firstlight.sampling``      samplers that resume and shard
     ``firstlight.initializers``  tensors filled in place; ``InitPlan``
-    ``firstlight.optimizers``    ``param_groups``; torch's optimizers under the same roof
+    ``firstlight.optimizers``    LAMB, ``param_groups``; torch's optimizers under the same roof
     ``firstlight.schedules``     optimizer step to a factor of the base rate
 F3, with Lightning:
     ``firstlight.modules``       LightningModules: ``ObjectiveModule`` and ``SupervisedModule``
