@@ -7,6 +7,7 @@ import torch
 from contracts.mixing_cases import BAD, ROWS
 
 import firstlight.mixing as room
+from firstlight._spec import build, spec_of
 from firstlight.losses import CrossEntropyLoss
 
 MIXINGS = pytest.mark.parametrize("name", ROWS)
@@ -130,6 +131,17 @@ def test_one_share_a_batch_or_one_a_sample(name, per_sample):
         mixed = soft.diagonal()[soft.diagonal() < 1]  # a sample may be its own partner
         shares.add(len(mixed.unique()))
     assert (max(shares) > 1) == per_sample
+
+
+@PER
+@MIXINGS
+def test_a_mixing_comes_back_from_plain_values(name, per_sample):
+    spec = spec_of(ROWS[name].build(0.4, per_sample=per_sample))
+    assert spec == {
+        "class_path": f"firstlight.mixing.{name}",
+        "init_args": {"alpha": 0.4, "per_sample": per_sample},
+    }
+    assert repr(build(spec, base=object, name="mixing")) == f"{name}(alpha=0.4, per_sample={per_sample})"
 
 
 @MIXINGS

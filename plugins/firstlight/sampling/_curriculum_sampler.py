@@ -18,7 +18,9 @@ class CurriculumSampler(ShardedOrder):
     An epoch stays as long as without a curriculum, so schedules and step counts hold. While the pool is smaller than
     that, its samples come again: each draw is uniform over those of the pool that have not come since it was last
     used up, and new ones join at once. Samples of equal difficulty are ranked in an order that ``seed`` decides.
-    Sharding, resuming and ``set_epoch`` are those of :class:`ResumableSampler`.
+    Sharding, resuming and ``set_epoch`` are those of :class:`ResumableSampler`. ``competence`` is a function from
+    epochs (with a fraction: 1.5 is the middle of the second one) to a fraction of the data, such as
+    :class:`Competence`.
 
     Shapes: N difficulties to ``ceil(N / num_replicas)`` indices a rank. Unit: samples; difficulties count by rank only.
     Law: the draw at place i of epoch e is among the ``ceil(competence(e + i / N) N)`` easiest; at competence 1 an
@@ -30,8 +32,8 @@ class CurriculumSampler(ShardedOrder):
             the number of replicas.
 
     >>> from firstlight.sampling import Competence
-    >>> sampler = CurriculumSampler([5.0, 1.0, 3.0, 2.0, 4.0, 0.0], Competence(epochs=4, initial=0.3), seed=0)
-    >>> max(list(sampler)[:2]) < 6, sorted(sampler.order(4).tolist())
+    >>> sampler = CurriculumSampler([5.0, 1.0, 3.0, 2.0, 4.0, 0.0], Competence(epochs=4, initial=0.3))
+    >>> set(list(sampler)[:2]) <= {5, 1, 3, 2}, sorted(sampler.order(epoch=4).tolist())  # difficulties 0, 1, 2, 3; all
     (True, [0, 1, 2, 3, 4, 5])
     """
 
