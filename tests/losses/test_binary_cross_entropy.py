@@ -63,3 +63,10 @@ def test_weights_are_by_class():
 def test_targets_are_looked_at_inside_vmap_without_harm():
     each = torch.func.vmap(lambda z, t: binary_cross_entropy_loss(z, t))(LOGITS, TARGET)
     torch.testing.assert_close(each, binary_cross_entropy_loss(LOGITS, TARGET, reduction="none"))
+
+
+def test_weighted_minimum_is_where_a_grid_ends():
+    grid, target = torch.linspace(-12, 12, 20001), torch.tensor([0.0, 0.3, 1.0])
+    loss = BinaryCrossEntropyLoss(label_smoothing=0.2, pos_weight=3.0, reduction="none")
+    lowest = torch.stack([loss(grid, t.expand_as(grid)).min() for t in target])
+    torch.testing.assert_close(loss.minimum(torch.zeros(3), target), lowest)
