@@ -6,6 +6,7 @@ show a callback that touches what it must not.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from pathlib import Path
@@ -36,7 +37,7 @@ from firstlight.callbacks import (
 )
 from firstlight.mixing import MixUp
 from firstlight.schedules import Constant, WarmupCosine
-from helpers import ResumableLoader, fit, loader, network, same, supervised, weights
+from helpers import Plain, ResumableLoader, fit, loader, network, same, supervised, weights
 
 # One row a callback: the arguments that its contract is tested with. An actor's second row makes it act on nothing.
 CASES: dict[type[Callback], dict[str, Any]] = {
@@ -87,7 +88,38 @@ class Noise(nn.Module):
 CLIP = 1e9  # seen by monitors, touching nothing
 
 
-def train(tmp_path, *callbacks: Callback, workers: int = 2, **kwargs: Any) -> tuple[dict[str, Any], list[Any]]:
+class TwoOptimizers(Plain):
+    """Manual optimization: two halves, each with an optimizer, stepping at different rates."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(Noise(), *network()))
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        optimizers = self.optimizers()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizers[0].step()
+        if batch_idx % 2:
+            optimizers[1].step()
+        return {"loss": loss.detach()}
+
+    def configure_optimizers(self):
+        halves = self.net[:3], self.net[3:]
+        return [torch.optim.SGD(half.parameters(), lr=0.1, momentum=0.9) for half in halves]
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulation": {"accumulate_grad_batches": 3},
+    "bf16-mixed": {"precision": "bf16-mixed"},
+    "manual": {"module": TwoOptimizers, "gradient_clip_val": None},
+}
+
+
+def train(tmp_path, *callbacks: Callback, workers: int = 0, **kwargs: Any) -> tuple[dict[str, Any], list[Any]]:
     """Return what a run leaves: weights and buffers, optimizer state, random numbers; and the batches it saw."""
     seen: list[Any] = []
 
@@ -96,32 +128,48 @@ def train(tmp_path, *callbacks: Callback, workers: int = 2, **kwargs: Any) -> tu
             seen.append((batch[1].tolist(), float(outputs["loss"])))
 
     torch.manual_seed(1)
-    module = supervised(model=nn.Sequential(Noise(), *network()))
+    make = kwargs.pop("module", lambda: supervised(model=nn.Sequential(Noise(), *network())))
+    module = make()
     logger = CSVLogger(tmp_path, name="", version="")
     settings = {"enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks), "logger": logger}
+    if not any(isinstance(c, GradientClipping) for c in callbacks):
+        settings["gradient_clip_val"] = CLIP
     run = fit(
         module,
         *callbacks,
         Recorder(),
         data=loader(workers=workers),
         val=loader(shuffle=False),
-        gradient_clip_val=None if any(isinstance(c, GradientClipping) for c in callbacks) else CLIP,
         **(settings | kwargs),
     )
-    state = run.optimizers[0].state_dict()["state"]
-    left = weights(module) | {f"momentum/{key}": value["momentum_buffer"] for key, value in state.items()}
+    left = weights(module)
+    for number, optimizer in enumerate(run.optimizers):
+        for key, value in optimizer.state_dict()["state"].items():
+            left[f"momentum/{number}/{key}"] = value["momentum_buffer"]
     left["torch"] = torch.random.get_rng_state()
     left["numpy"] = torch.from_numpy(np.random.get_state()[1].astype(np.int64))
     left["python"] = torch.tensor(random.getstate()[1])
     return left, seen
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@functools.cache
+def alone_in(folder: Path, mode: str, workers: int) -> tuple[dict[str, Any], list[Any]]:
+    """Return what the bare run leaves; the same for every callback that is compared with it."""
+    return train(folder / f"{mode}-{workers}", workers=workers, **MODES[mode])
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    return functools.partial(alone_in, tmp_path_factory.mktemp("bare"))
+
+
+@pytest.mark.filterwarnings("ignore:PredictionSamples stands aside")  # of a module that returns no predictions
+@pytest.mark.parametrize(("mode", "workers"), [*((mode, 0) for mode in MODES), ("plain", 2)])
 @pytest.mark.parametrize("callback", of_role("observer") + of_role("probe"), ids=lambda cls: cls.__name__)
-def test_observers_and_probes_change_nothing(callback, workers, tmp_path):
+def test_observers_and_probes_change_nothing(callback, mode, workers, bare, tmp_path):
     """Training with it is bit for bit the training without it: weights, buffers, momentum, data and random numbers."""
-    alone, batches_alone = train(tmp_path / "alone", workers=workers)
-    watched, batches_watched = train(tmp_path / "watched", callback(**CASES[callback]), workers=workers)
+    alone, batches_alone = bare(mode, workers)
+    watched, batches_watched = train(tmp_path, callback(**CASES[callback]), workers=workers, **MODES[mode])
     assert batches_alone == batches_watched
     assert same(alone, watched)
 
@@ -137,25 +185,25 @@ def test_the_law_catches_a_callback_that_draws_one_random_number(tmp_path):
     assert not same(train(tmp_path / "a", workers=0)[0], train(tmp_path / "b", Meddler(), workers=0)[0])
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("callback", list(NEUTRAL), ids=lambda cls: cls.__name__)
-def test_actors_change_only_what_they_name(callback, tmp_path):
+def test_actors_change_only_what_they_name(callback, mode, bare, tmp_path):
     """An actor that is told to act on nothing is an observer."""
-    alone, batches_alone = train(tmp_path / "alone", workers=0)
-    acted, batches_acted = train(tmp_path / "acted", callback(**NEUTRAL[callback]), workers=0)
+    alone, batches_alone = bare(mode, 0)
+    acted, batches_acted = train(tmp_path, callback(**NEUTRAL[callback]), **MODES[mode])
     assert batches_alone == batches_acted
     assert same(alone, acted)
 
 
-def test_an_average_leaves_training_alone(tmp_path):
+@pytest.mark.parametrize("mode", MODES)
+def test_an_average_leaves_training_alone(mode, bare, tmp_path):
     """Batches, losses, momentum and random numbers are what they were; only the weights at the end are averages."""
-    alone, batches_alone = train(tmp_path / "alone", workers=0)
-    acted, batches_acted = train(tmp_path / "acted", WeightEMA(0.9), workers=0)
+    alone, batches_alone = bare(mode, 0)
+    acted, batches_acted = train(tmp_path, WeightEMA(0.9), **MODES[mode])
     assert batches_alone == batches_acted
-    weights_of = {key for key in alone if key.startswith("model.")}
-    assert same(
-        {k: v for k, v in alone.items() if k not in weights_of}, {k: acted[k] for k in alone.keys() - weights_of}
-    )
-    assert not torch.equal(alone["model.1.weight"], acted["model.1.weight"])
+    untouched = [key for key in alone if not key.startswith(("model.", "net."))]
+    assert same({key: alone[key] for key in untouched}, {key: acted[key] for key in untouched})
+    assert not same(alone, acted)
 
 
 def test_weight_initialization_changes_weights_only(tmp_path):
