@@ -106,6 +106,16 @@ def test_without_clipping_there_is_no_rate(tmp_path):
     assert not any("clip" in key for row in logger.rows for key in row)
 
 
+def test_two_depths_side_by_side_survive_a_resume(tmp_path):
+    def monitors():
+        return GradientMonitor(depth=1), GradientMonitor(depth=2)
+
+    fit(supervised(), *monitors(), max_epochs=1).save_checkpoint(tmp_path / "a.ckpt")
+    logger = Logged(tmp_path)
+    fit(supervised(), *monitors(), logger=logger, ckpt=tmp_path / "a.ckpt")
+    assert {"grad/norm/model", "grad/norm/model.0"} <= logger.rows[0].keys()
+
+
 def test_depth_names_blocks(tmp_path):
     logger = Logged(tmp_path)
     fit(supervised(), GradientMonitor(depth=1), logger=logger)

@@ -61,6 +61,10 @@ class GradientMonitor(Callback):
         self._values: dict[str, Tensor] = {}
         self._last_step = -1
 
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(depth=self.depth)  # two depths may be watched side by side
+
     def state_dict(self) -> dict[str, Any]:
         count = self._nonfinite_before + (0.0 if self._nonfinite is None else float(self._nonfinite))
         return {"nonfinite_steps": count}
