@@ -111,7 +111,7 @@ def test_two_depths_side_by_side_survive_a_resume(tmp_path):
         return GradientMonitor(depth=1), GradientMonitor(depth=2)
 
     fit(supervised(), *monitors(), max_epochs=1).save_checkpoint(tmp_path / "a.ckpt")
-    logger = Logged(tmp_path)
+    logger = Logged(tmp_path / "again")
     fit(supervised(), *monitors(), logger=logger, ckpt=tmp_path / "a.ckpt")
     assert {"grad/norm/model", "grad/norm/model.0"} <= logger.rows[0].keys()
 
