@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint docs clean help
+.PHONY: demo test lint docs bench-blocks clean help
 
 demo: .venv/installed  ## generate a project, check it, train it, test it
 	$(PY) scripts/demo.py
@@ -22,12 +22,15 @@ docs: .venv/installed-docs  ## build docs/_build/html; a warning is an error
 	$(PY) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+bench-blocks: .venv-bench/installed  ## speed and memory of the building blocks beside torch and other libraries
+	PYTHONPATH=plugins .venv-bench/bin/python benchmarks/blocks.py
+
 clean:  ## remove what the targets built, .venv included; runs/ is yours and stays
-	rm -rf .venv build dist demo docs/_build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench build dist demo docs/_build .mypy_cache .pytest_cache .ruff_cache
 	find plugins tests scripts template docs -name __pycache__ -prune -exec rm -rf {} +
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 # The stamps lie in .venv, so that they go with it.
 .venv/installed: pyproject.toml constraints.txt
@@ -39,4 +42,14 @@ help:  ## this list
 
 .venv/installed-docs: .venv/installed
 	$(INSTALL) -e '.[docs]'
+	@touch $@
+
+# A place of its own, since peers want other versions than we test. timm and pytorch-metric-learning come without what
+# they depend on: torchvision from PyPI does not import beside the CPU build of torch, and the benchmark needs none of it.
+.venv-bench/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-bench
+	@echo '*' > .venv-bench/.gitignore
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy scikit-learn tqdm
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
+		timm==1.0.31 pytorch-optimizer==4.1.0 pytorch-metric-learning==2.9.0
 	@touch $@

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeAlias, overload
 
@@ -20,17 +19,6 @@ _CPU_BATCH = 16_384
 _SMALL_DECAY = 1e-4
 
 _Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
-
-
-@dataclass
-class _Batch:
-    """Parameters that take their step in one go: same device, same type, same number of steps taken."""
-
-    params: list[Tensor] = field(default_factory=list)
-    grads: list[Tensor] = field(default_factory=list)
-    means: list[Tensor] = field(default_factory=list)
-    squares: list[Tensor] = field(default_factory=list)
-    step: float | Tensor = 0.0
 
 
 class LAMB(Optimizer):
@@ -56,8 +44,8 @@ class LAMB(Optimizer):
         adapt: False takes ``p -= lr * u`` always; the authors' own code does so for biases and norms, in a group
             of their own.
         maximize: go up instead of down.
-        foreach: one operation for many tensors (True) or tensor by tensor (False); default: all at once on an
-            accelerator, and on a CPU in batches that stay in the cache.
+        foreach: one operation for many tensors (default, and True): all at once on an accelerator, on a CPU in batches
+            that stay in the cache; False goes tensor by tensor.
         capturable: keep the number of steps on the device, so that a CUDA graph can record the step.
 
     >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -118,8 +106,7 @@ class LAMB(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for batch in self._batches(group):
-                _take_step(batch, group)
+            self._take_group(group)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -128,41 +115,36 @@ class LAMB(Optimizer):
         numbers = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         parameters = chain.from_iterable(group["params"] for group in self.param_groups)
         for number, parameter in zip(numbers, parameters, strict=True):
-            # torch has just rounded them to the type of the parameter.
-            if _is_half(parameter) and number in state_dict["state"]:
+            state = self.state.get(parameter)
+            if state and _is_half(parameter):  # torch has just rounded the moments to the type of the parameter
                 for key in ("exp_avg", "exp_avg_sq"):
                     exact = state_dict["state"][number][key]
-                    self.state[parameter][key] = exact.to(parameter.device, torch.float32, copy=True)
+                    state[key] = exact.to(parameter.device, torch.float32, copy=True)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state.get(parameter)
+                if state and not group["capturable"]:  # a file may have been read onto the device
+                    state["step"] = state["step"].cpu()
 
-    def _batches(self, group: dict[str, Any]) -> Iterator[_Batch]:
+    def _take_group(self, group: dict[str, Any]) -> None:
         params = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            return
         states = [self._state_of(p, capturable=group["capturable"]) for p in params]
+        grads = [p.grad for p in params]
+        means = [state["exp_avg"] for state in states]
+        squares = [state["exp_avg_sq"] for state in states]
         counts = [state["step"] for state in states]
-        if counts:
-            if params[0].is_cuda and torch.cuda.is_current_stream_capturing():
-                require(group["capturable"], "capturable", False, "True while a CUDA graph is captured")
-            if group["capturable"]:
-                torch._foreach_add_(counts, 1)
-            else:  # a number would be wrapped into a tensor for each count; alpha keeps torch from reading this one
-                torch._foreach_add_(counts, torch.tensor(1.0), alpha=1.0)
-        alone = group["foreach"] is False or group["capturable"]
-        batch, kind, room = _Batch(), None, 0.0
-        for param, state, count in zip(params, states, counts, strict=True):
-            step = count if group["capturable"] else count.item()  # on the CPU: no sync
-            here = (param.device, param.dtype, step)
-            if batch.params and (alone or here != kind or param.numel() > room):
-                yield batch
-                batch = _Batch()
-            if not batch.params:
-                bounded = group["foreach"] is None and param.device.type == "cpu"
-                batch.step, kind, room = step, here, _CPU_BATCH if bounded else math.inf
-            batch.params.append(param)
-            batch.grads.append(param.grad)
-            batch.means.append(state["exp_avg"])
-            batch.squares.append(state["exp_avg_sq"])
-            room -= param.numel()
-        if batch.params:
-            yield batch
+        if params[0].is_cuda and torch.cuda.is_current_stream_capturing():
+            require(group["capturable"], "capturable", False, "True while a CUDA graph is captured")
+        if group["capturable"]:
+            torch._foreach_add_(counts, 1)
+        else:  # a number would be wrapped into a tensor for each count; alpha keeps torch from reading this one
+            torch._foreach_add_(counts, torch.tensor(1.0), alpha=1.0)
+            counts = [count.item() for count in counts]  # on the CPU: no sync
+        for start, stop in _batches(params, counts, alone=group["foreach"] is False or group["capturable"]):
+            part = slice(start, stop)
+            _take_step(params[part], grads[part], means[part], squares[part], counts[start], group)
 
     def _state_of(self, parameter: Tensor, *, capturable: bool) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]
@@ -183,33 +165,56 @@ def _is_half(tensor: Tensor) -> bool:
     return tensor.dtype in (torch.float16, torch.bfloat16)
 
 
-def _take_step(batch: _Batch, group: dict[str, Any]) -> None:
-    """Move the parameters of ``batch``.
+def _batches(params: list[Tensor], counts: list[Any], *, alone: bool) -> Iterator[tuple[int, int]]:
+    """Cut ``params`` where device, type or number of steps change, and on a CPU where the cache is full."""
+    if alone:
+        yield from ((i, i + 1) for i in range(len(params)))
+        return
+    start, kind, room = 0, None, 0.0
+    for i, (param, count) in enumerate(zip(params, counts, strict=True)):
+        here, size = (param.device, param.dtype, count), param.numel()
+        if here != kind or size > room:
+            if i > start:
+                yield start, i
+            start, kind, room = i, here, _CPU_BATCH if param.device.type == "cpu" else math.inf
+        room -= size
+    yield start, len(params)
+
+
+def _take_step(
+    weights: list[Tensor],
+    grads: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    step: float | Tensor,
+    group: dict[str, Any],
+) -> None:
+    """Move ``weights``, which have all taken ``step - 1`` steps before.
 
     With ``root = sqrt(1 - b2^t)`` and ``scale = root / (1 - b1^t)`` the direction is
     ``r = scale * m / (sqrt(v) + eps * root)``: the corrections need no pass over memory of their own.
     """
     beta1, beta2 = group["betas"]
-    half = _is_half(batch.params[0])
-    params = [p.float() for p in batch.params] if half else batch.params
-    grads = [g.float() for g in batch.grads] if half else batch.grads
+    half = _is_half(weights[0])
+    params = [p.float() for p in weights] if half else weights
+    grads = [g.float() for g in grads] if half else grads
     if group["maximize"]:
         grads = list(torch._foreach_neg(grads))
     dtype = params[0].dtype
-    root = _correction(beta2, batch.step, dtype) ** 0.5
-    scale = root / _correction(beta1, batch.step, dtype)
-    torch._foreach_lerp_(batch.means, grads, 1 - beta1)
-    torch._foreach_mul_(batch.squares, beta2)
-    torch._foreach_addcmul_(batch.squares, grads, grads, 1 - beta2)
-    denominators: _Tensors = torch._foreach_sqrt(batch.squares)
+    root = _correction(beta2, step, dtype) ** 0.5
+    scale = root / _correction(beta1, step, dtype)
+    torch._foreach_lerp_(means, grads, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+    denominators: _Tensors = torch._foreach_sqrt(squares)
     if isinstance(root, Tensor):  # not _foreach_add_, which reads the number
         denominators = [denominator.add_(group["eps"] * root) for denominator in denominators]
     else:
         torch._foreach_add_(denominators, group["eps"] * root)
-    updates, scale = _directions(params, batch.means, denominators, scale, group["weight_decay"])
+    updates, scale = _directions(params, means, denominators, scale, group["weight_decay"])
     _move(params, updates, scale, group)
     if half:
-        torch._foreach_copy_(batch.params, params)
+        torch._foreach_copy_(weights, params)
 
 
 def _correction(beta: float, step: float | Tensor, dtype: torch.dtype) -> Any:
@@ -232,7 +237,10 @@ def _directions(
         updates = torch._foreach_div(means, denominators)
         torch._foreach_add_(updates, params, alpha=decay / scale)
         return updates, scale
-    # u / decay = p + r / decay: one pass less
+    # u / decay = p + r / decay: one pass less, and for a single tensor (a big one, most likely) no memory for it
+    if len(params) == 1:
+        out = denominators[0]
+        return [torch.addcdiv(params[0], means[0], out, value=scale / decay, out=out)], decay
     return torch._foreach_addcdiv(params, means, denominators, scale / decay), decay
 
 
