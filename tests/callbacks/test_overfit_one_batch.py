@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from firstlight.callbacks import LearningRateScheduler, OverfitOneBatch
-from firstlight.losses import CrossEntropyLoss
+from firstlight.losses import CrossEntropyLoss, NTXentLoss
 from firstlight.regularizers import L2Penalty
 from firstlight.schedules import WarmupCosine
 from helpers import Plain, classes_data, fit, loader, network, supervised
@@ -101,6 +101,26 @@ def test_soft_targets_have_their_own_floor():
     result = verdict(supervised(loss=CrossEntropyLoss()), DataLoader(soft, batch_size=16))
     assert result.floor == pytest.approx(-(0.7 * math.log(0.7) + 3 * 0.1 * math.log(0.1)), rel=1e-4)
     assert result.passed
+
+
+class Views(Plain):
+    """Contrastive: two noisy views of each sample. Its loss cannot reach zero, and how low it can is not known."""
+
+    def training_step(self, batch, batch_idx):
+        first, second = (self.net(batch[0] + 0.1 * torch.randn_like(batch[0])) for _ in range(2))
+        return NTXentLoss(temperature=0.5)(first, second)
+
+
+class OneView(Views):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch[0], batch[1]), batch_idx).detach() + 0.0 * self.net(batch[0]).sum()
+
+
+def test_a_loss_without_a_known_floor_is_judged_by_its_fall():
+    result = verdict(Views(network(dropout=0.0)))
+    assert result.passed, str(result)
+    assert result.floor is None
+    assert verdict(OneView(network(dropout=0.0))).passed is False
 
 
 @pytest.mark.parametrize(

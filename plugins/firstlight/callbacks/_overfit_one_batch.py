@@ -14,13 +14,15 @@ from torch import nn
 
 from firstlight._require import require
 from firstlight._rng import isolated_rng
-from firstlight.callbacks._overfit_trial import Trial, labels_fault, run_trial
+from firstlight.callbacks._overfit_trial import Goal, Trial, labels_fault, run_trial
 
 _REFERENCES = (1e-3, 1e-2)  # rates of the reference Adam: one for nets of any size, one for small ones
 # Fractions of the reducible loss: a trial ends early at the first; at its end it must be below the second. In between
 # lie set-ups that are slow but sound (AdamW at 3e-3 on a net of 200 weights: 0.054 after 300 steps); of the faults,
 # probabilities given as logits leave at least 0.45.
-_SOON, _ENOUGH = 0.025, 0.10
+#
+# Contrastive, adversarial and user-written losses have no floor that is known here: they must fall by a fifth.
+_SOON, _ENOUGH = Goal(left=0.025, fall=0.5), Goal(left=0.10, fall=0.2)
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,11 @@ class OverfitOneBatch(Callback):
     """Before the first step, train a copy of the module on the first batch: a set-up that can learn memorizes it.
 
     The loss is judged against its own floor (label smoothing, soft targets and class weights have one above zero): at
-    most 10 % of what can be reduced may be left. On the copy dropout, penalties and weight decay are off, the module's
-    own optimizer runs with a short warm-up and a cosine. Where it fails, a reference Adam tries the same batch, which
-    tells a fault of the optimizer from one of the model or the loss. It also fails if some trainable parameter
-    gets no gradient at all, though the rest may memorize the batch without it.
+    most 10 % of what can be reduced may be left. A loss whose floor is not known must fall by a fifth. On the copy
+    dropout, penalties and weight decay are off; the module's own optimizer runs, warmed up and cooled down. Where it
+    fails, a reference Adam tries the same batch, which tells a fault of the optimizer from one of the model or the
+    loss. The probe also fails if some trainable parameter gets no gradient at all, though the rest may memorize the
+    batch without it.
 
     Role: probe; weights, buffers, optimizer state, random numbers and the position in the data are the same after as
     before. Reads: the first batch. Writes: nothing. Logs: nothing; the verdict is ``callback.result`` and one line.
@@ -123,7 +126,7 @@ class OverfitOneBatch(Callback):
         rank_zero_warn(message)
 
     def _probe(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> OverfitResult:
-        settings = {"max_steps": self.max_steps, "enough": _SOON}
+        settings = {"max_steps": self.max_steps, "soon": _SOON}
         with isolated_rng(), torch.enable_grad():
             try:
                 trial = run_trial(trainer, pl_module, batch, **settings)  # type: ignore[arg-type]
@@ -137,12 +140,12 @@ class OverfitOneBatch(Callback):
                 if not trainer.strategy.reduce_boolean_decision(needs_reference, all=False):
                     break
                 references.append(run_trial(trainer, pl_module, batch, reference=rate, **settings))  # type: ignore[arg-type]
-                needs_reference = needs_reference and references[-1].left > _ENOUGH
+                needs_reference = needs_reference and not references[-1].reached(_ENOUGH)
         return _judge(trial, references)
 
 
 def _passes(trial: Trial) -> bool:
-    return trial.error is None and not trial.disconnected and not trial.unreached and trial.left <= _ENOUGH
+    return trial.error is None and not trial.disconnected and not trial.unreached and trial.reached(_ENOUGH)
 
 
 def _judge(trial: Trial, references: list[Trial]) -> OverfitResult:
@@ -173,7 +176,7 @@ def _certain_cause(trial: Trial) -> str | None:
             f"no gradient reaches {len(trial.unreached)} trainable parameter(s) ({shown}): a detach() or no_grad on "
             "the way, or layers that the loss does not use; freeze them with requires_grad_(False) if that is meant"
         )
-    if trial.probabilities is not None and not trial.left <= _ENOUGH:
+    if trial.probabilities is not None and not trial.reached(_ENOUGH):
         return (
             f"{trial.probabilities} gets probabilities, not logits: remove the softmax or sigmoid at the end of the "
             "model, the loss applies its own"
@@ -185,7 +188,7 @@ def _likely_cause(trial: Trial, references: list[Trial]) -> str:
     """Name the cause that the comparison with the references suggests."""
     rates = ", ".join(f"{rate:.3g}" for rate in sorted(set(trial.learning_rates)))
     for reference in references:
-        if reference.left <= _ENOUGH:
+        if reference.reached(_ENOUGH):
             return (
                 f"the optimizer: {trial.optimizer} at learning rate {rates} does not get there, Adam at "
                 f"{reference.learning_rates[0]:g} brings the same batch to {min(reference.losses[-5:]):.4g} in "

@@ -7,7 +7,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,13 @@ class LabelsOutOfRangeError(Exception):
     """A class index outside the classes; raised before the loss is called, since on CUDA that call ends the process."""
 
 
+class Goal(NamedTuple):
+    """How far a loss must come: at most ``left`` of what can be reduced; or, floor unknown, down by ``fall`` of it."""
+
+    left: float
+    fall: float
+
+
 @dataclass
 class Trial:
     """What one trial measured."""
@@ -40,17 +47,15 @@ class Trial:
     probabilities: str | None = None  # the loss function that was given probabilities instead of logits
     unreached: list[str] = field(default_factory=list)  # trainable parameters that no gradient reached
 
-    @property
-    def left(self) -> float:
-        """The fraction of the reducible loss that is left, at the best of the last steps; NaN if unknown."""
-        if len(self.losses) < 2 or not math.isfinite(self.losses[0]):
-            return math.nan
-        floor = self.floor or 0.0
-        start = self.losses[0] - floor
+    def reached(self, goal: Goal) -> bool:
+        """Whether the best of the last steps is near enough to the floor or, where that is unknown, far enough down."""
         last = [loss for loss in self.losses[-5:] if math.isfinite(loss)]
-        if not last:
-            return math.nan
-        return (min(last) - floor) / start if start > 1e-12 else 0.0
+        if len(self.losses) < 2 or not math.isfinite(self.losses[0]) or not last:
+            return False
+        start, end = self.losses[0], min(last)
+        if self.floor is None:
+            return start - end >= goal.fall * abs(start)
+        return end - self.floor <= goal.left * max(start - self.floor, 1e-12)
 
 
 class LossRecorder(TorchFunctionMode):
@@ -142,7 +147,7 @@ def run_trial(
     batch: Any,
     *,
     max_steps: int,
-    enough: float,
+    soon: Goal,
     reference: float | None = None,
 ) -> Trial:
     """Train a copy of ``pl_module`` on ``batch``, with its own optimizer or a reference Adam at that rate."""
@@ -176,7 +181,7 @@ def run_trial(
                     moved = (parameter.grad.coalesce().values() if parameter.grad.is_sparse else parameter.grad) != 0
                     reached[name] = reached.get(name, torch.zeros((), dtype=torch.bool)).to(moved.device) | moved.any()
             if (step + 1) % check_every == 0:
-                done = not math.isfinite(trial.losses[-1]) or trial.left <= enough
+                done = not math.isfinite(trial.losses[-1]) or trial.reached(soon)
                 # every rank must take the same number of steps: synchronized batch norm waits for all of them
                 if trainer.strategy.reduce_boolean_decision(done, all=True):
                     break

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
 from firstlight._rng import isolated_rng
-from firstlight.initializers import InitPlan, InitReport, InitRule, initialize_
+from firstlight.callbacks._sample_batch import sample_batch
+from firstlight.initializers import InitPlan, InitReport, InitRule, initialize_, lsuv_
 
 _MARK = "_firstlight_initialized"
 
@@ -27,16 +31,21 @@ class WeightInitialization(Callback):
 
     Role: actor; it fills parameters, once. It draws from a generator of its own, so the order of the data and every
     other random number stay what they were.
-    Reads: the layers of the module. Writes: their parameters. Logs: nothing; the report is ``callback.report``.
+    Reads: the layers of the module; with ``lsuv`` one batch of the training data. Writes: their parameters.
+    Logs: nothing; the reports are ``callback.report`` and ``callback.lsuv_report``.
 
     Args:
         plan: default :meth:`firstlight.initializers.InitPlan.recommended`.
-        lsuv: not available yet; ``True`` raises.
+        lsuv: after the plan, scale linear and convolutional layers to unit variance on a training batch
+            (:func:`firstlight.initializers.lsuv_`). The batch is drawn apart from the training loader, whose order
+            stays what it was, and goes through ``forward``, or through ``training_step`` where there is no
+            ``forward``. Under DDP each rank scales on a batch of its own, and DDP's broadcast makes rank 0's win.
         force: also fill layers that look trained.
         seed: of the generator; default: drawn from torch's global generator without advancing it.
 
     Raises:
-        NotImplementedError: ``lsuv=True``.
+        ValueError: in ``fit``, a plan for layers that are not there; with ``lsuv``, data that no batch can be drawn
+            from without moving it, or a batch without variance.
     """
 
     role: ClassVar[str] = "actor"
@@ -44,13 +53,12 @@ class WeightInitialization(Callback):
     def __init__(
         self, plan: InitPlan | None = None, *, lsuv: bool = False, force: bool = False, seed: int | None = None
     ) -> None:
-        if lsuv:
-            raise NotImplementedError("lsuv=True is not available in this version; leave it False")
         self.plan = plan
         self.lsuv = lsuv
         self.force = force
         self.seed = seed
         self.report: InitReport | None = None
+        self.lsuv_report: InitReport | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or getattr(pl_module, _MARK, False):
@@ -93,11 +101,45 @@ class WeightInitialization(Callback):
             seed = self.seed if self.seed is not None else int(torch.randint(2**31, ()))
             torch.manual_seed(seed)
             self.report = initialize_(pl_module, plan)
+            if self.lsuv:
+                self.lsuv_report = _lsuv(trainer, pl_module, skip=[_literal(row.name) for row in self.report.skipped])
         setattr(pl_module, _MARK, True)
         rank_zero_info(f"WeightInitialization:\n{self.report}")
+        if self.lsuv_report is not None:
+            rank_zero_info(f"WeightInitialization, lsuv (standard deviations of outputs):\n{self.lsuv_report}")
 
     def state_dict(self) -> dict[str, Any]:
         return {}
+
+
+def _lsuv(trainer: Trainer, pl_module: LightningModule, skip: list[str]) -> InitReport:
+    batch = sample_batch(trainer, pl_module)
+    if is_overridden("forward", pl_module):
+        return lsuv_(pl_module, (_inputs(batch),), skip=skip)
+
+    def step(batch: Any) -> None:
+        indexed = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
+        pl_module.training_step(batch, 0) if indexed else pl_module.training_step(batch)
+
+    shadows = {"forward": step, "log": _nothing, "log_dict": _nothing}  # there is no loop yet to log to
+    try:
+        for name, shadow in shadows.items():
+            setattr(pl_module, name, shadow)
+        return lsuv_(pl_module, (batch,), skip=skip)
+    finally:
+        for name in shadows:
+            pl_module.__dict__.pop(name, None)
+
+
+def _inputs(batch: Any) -> Any:
+    """What a module's forward takes of a batch: ``(inputs, targets)``, a mapping with "input", or all of it."""
+    if isinstance(batch, Mapping):
+        return batch.get("input", batch)
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Stand in for ``log``."""
 
 
 def looks_fresh(layer: nn.Module) -> bool:
