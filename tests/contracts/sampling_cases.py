@@ -55,4 +55,9 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         r"one number per sample; got 'shape \(2,",
     ),
     (lambda: list(CurriculumSampler([1.0], lambda t: 2.0)), ValueError, r"competence\(0\) must be a fraction.*got 2.0"),
+    (
+        lambda: list(CurriculumSampler([1.0, 2.0], lambda t: 1 - t)),
+        ValueError,
+        "competence must be one that never falls",
+    ),
 ]

@@ -101,3 +101,14 @@ def test_a_layer_comes_back_from_plain_values(name):
     built = build(spec_of(layer), base=nn.Module, name="layer")
     assert type(built) is type(layer)
     assert repr(built) == repr(layer)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in ("AlphaDropout", "Dropout")])
+def test_it_compiles_as_one_graph_for_every_shape(name):
+    torch._dynamo.reset()
+    compiled = torch.compile(ROWS[name].build(0.5), backend="eager", fullgraph=True)
+    shape = ROWS[name].shape
+    for more in range(3):  # the second shape makes torch try symbolic sizes
+        sizes = shape if len(shape) < 4 else (*shape[:2], shape[2] + more, shape[3] + 2 * more)
+        x = torch.randn(sizes[0] + more, *sizes[1:])
+        assert len(compiled(x)) == len(x)

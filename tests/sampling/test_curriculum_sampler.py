@@ -32,10 +32,11 @@ def test_competence_never_falls():
         assert values[start : start + 200] == sorted(values[start : start + 200])
 
 
+@pytest.mark.parametrize("size", [500, 3000])
 @pytest.mark.parametrize("epoch", [0, 1, 3])
-def test_every_draw_is_among_the_easiest(epoch):
+def test_every_draw_is_among_the_easiest(epoch, size):
     """At place i, by the competence at that very place; and the hardest of the pool do come."""
-    size, competence = 500, Competence(4, initial=0.1)
+    competence = Competence(4, initial=0.1)
     difficulty = torch.randperm(size, generator=torch.Generator().manual_seed(3))
     sampler = CurriculumSampler(difficulty.double(), competence)
     order = sampler.order(epoch).tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -63,6 +62,7 @@ class DropConnectLinear(nn.Linear):
         self.p = p
         self.activation = activation
         self.num_samples = num_samples
+        self._quantiles = _standard_quantiles(num_samples)
         self.mask_per = mask_per
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class DropConnectLinear(nn.Linear):
         std = variance.clamp(min=torch.finfo(variance.dtype).tiny).sqrt()  # its gradient is infinite at 0
         std = std.to(mean.dtype)
         total = torch.zeros_like(mean)
-        for quantile in _standard_quantiles(self.num_samples):  # one at a time: memory of one output
+        for quantile in self._quantiles:  # one at a time: memory of one output
             total = total + self.activation(mean + quantile * std)
         return total / self.num_samples
 
@@ -106,7 +106,6 @@ class DropConnectLinear(nn.Linear):
         return f"{super().extra_repr()}, p={self.p}"
 
 
-@functools.lru_cache
 def _standard_quantiles(count: int) -> tuple[float, ...]:
     """Return the normal quantiles in the middle of ``count`` equal shares, scaled to variance 1 (0 if it is one)."""
     shares = (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) / count
