@@ -161,9 +161,9 @@ def _arguments(value: Any) -> Any:
         if name in _NOT_RECORDED:
             continue
         found = getattr(value, name, _LOST)
-        if found is _LOST or (isinstance(found, Tensor) and package == "torch" and name != "bias"):
+        if isinstance(parameter.default, bool) and not isinstance(found, bool) and found is not _LOST:
+            found = found is not None  # bias=True makes a parameter of the same name
+        if found is _LOST or (isinstance(found, Tensor) and package == "torch"):
             return _LOST
-        if name == "bias" and package == "torch" and not isinstance(found, bool):
-            found = found is not None  # torch's layers: bias=True makes a parameter
         arguments[name] = spec_of(found)
     return arguments
