@@ -29,3 +29,8 @@ def reduce(losses: Tensor, reduction: Reduction, count: Tensor | None = None) ->
     if count is not None:
         return losses.sum() / count.clamp(min=1)
     return losses.mean() if losses.numel() else losses.sum()
+
+
+def torch_reduction(reduction: Reduction, losses: Tensor) -> Reduction:
+    """Return the reduction to ask of a loss of torch: its mean of nothing is NaN, its sum of nothing 0."""
+    return reduction if losses.numel() or reduction == "none" else "sum"

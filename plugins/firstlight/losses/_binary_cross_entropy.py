@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from firstlight._reduce import Reduction, check_reduction, reduce
+from firstlight._reduce import Reduction, check_reduction, torch_reduction
 from firstlight._require import require
 from firstlight.losses._tensors import require_probabilities, require_same_shape, widen
 
@@ -46,9 +46,8 @@ def binary_cross_entropy_loss(
         target = target * (1 - label_smoothing) + label_smoothing / 2
     if pos_weight is not None:
         pos_weight = pos_weight.to(logits.dtype)
-    return reduce(
-        F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=pos_weight), reduction
-    )
+    kind = torch_reduction(reduction, logits)
+    return F.binary_cross_entropy_with_logits(logits, target, reduction=kind, pos_weight=pos_weight)
 
 
 class BinaryCrossEntropyLoss(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,12 +109,39 @@ def _require_classes(classes: Tensor, num_classes: int) -> None:
 
 
 def _from_indices(logits: Tensor, classes: Tensor, gamma: float, alpha: Tensor | None) -> Tensor:
-    # p_y = sigmoid(margin) with the margin over the log-sum-exp of the *other* classes: 1 - p_y stays exact near 1.
-    index = classes.unsqueeze(1)
-    others = logits.scatter(1, index, float("-inf")).logsumexp(1)
-    margin = logits.gather(1, index).squeeze(1) - others
+    margin: Tensor = _Margin.apply(logits, classes.unsqueeze(1))[0]  # type: ignore[no-untyped-call]
     losses = focal_term(margin, torch.ones_like(margin), gamma)
     return losses if alpha is None else losses * alpha[classes]
+
+
+class _Margin(torch.autograd.Function):
+    """The logit of one class over the log-sum-exp of the *others*: ``p_y = sigmoid(margin)``, exact near 1 too.
+
+    Written out for its memory: one array of the size of the logits, in which the backward finds the softmax.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rest = logits.scatter(1, index, float("-inf"))
+        top = rest.amax(1, keepdim=True)
+        total = rest.sub_(top).exp_().sum(1, keepdim=True)
+        margin = logits.gather(1, index) - top - total.log()
+        return margin.squeeze(1), rest, total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        logits, index, rest, total = ctx.saved_tensors
+        grad = grad.unsqueeze(1)
+        if torch.is_grad_enabled():  # somebody will differentiate this again
+            return (-grad * logits.scatter(1, index, float("-inf")).softmax(1)).scatter_add(1, index, grad), None
+        return (rest * (-grad / total)).scatter_(1, index, grad), None
 
 
 def _from_probabilities(

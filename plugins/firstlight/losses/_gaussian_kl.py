@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+import math
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,8 @@ def gaussian_kl_loss(
     require(mean.ndim > 0, "mean", tuple(mean.shape), "of shape [N, D], a batch of samples")
     bend = {torch.float16: 10.0, torch.float64: 600.0}.get(log_variance.dtype, 60.0)
     mean, log_variance = widen(mean), widen(log_variance)
-    each = rows_of(0.5 * (mean.square() + _exp_minus_tangent(log_variance, bend)))
+    excess: Tensor = _ExpMinusTangent.apply(log_variance, bend)  # type: ignore[no-untyped-call]
+    each = rows_of(0.5 * (mean.square() + excess))
     if free_bits and free_bits_per == "dimension":
         total = each.mean(0).clamp(min=free_bits).sum() if len(each) else each.sum()
         return total * len(each) if reduction == "sum" else total
@@ -57,15 +59,30 @@ def gaussian_kl_loss(
     return reduce(each.sum(1), reduction)
 
 
-def _exp_minus_tangent(v: Tensor, bend: float) -> Tensor:
-    """Return ``exp(v) - 1 - v``, by its series near 0, where the difference would cancel."""
-    near = v.clamp(-0.5, 0.5)
-    series = torch.zeros_like(near)
-    for n in range(16, 2, -1):  # v^2/2! + v^3/3! + ... = v^2/2 (1 + v/3 (1 + v/4 (1 + ...)))
-        series = (1 + series) * near / n
-    below = v.clamp(max=bend)
-    far = torch.expm1(below) + torch.exp(below.detach()) * (v - below) - v
-    return torch.where(v.abs() < 0.5, 0.5 * near.square() * (1 + series), far)
+class _ExpMinusTangent(torch.autograd.Function):
+    """``exp(v) - 1 - v``, by its series near 0, where the difference would cancel; beyond ``bend`` a straight line."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, bend: float) -> Tensor:
+        near = v.clamp(-0.5, 0.5)
+        series = torch.zeros_like(near)
+        for n in range(16 if v.dtype == torch.float64 else 10, 1, -1):  # v^2 (1/2! + v (1/3! + v (1/4! + ...)))
+            series.mul_(near).add_(1 / math.factorial(n))
+        below = v.clamp(max=bend)
+        far = below.expm1().sub_(v).add_(v.sub(below).mul_(math.exp(bend)))
+        return torch.where(v.abs() < 0.5, near.square_().mul_(series), far)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004
+        v, ctx.bend = inputs
+        ctx.save_for_backward(v)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (v,) = ctx.saved_tensors
+        return grad * torch.expm1(v.clamp(max=ctx.bend)), None
 
 
 def _check(free_bits: float, free_bits_per: str, reduction: str) -> None:

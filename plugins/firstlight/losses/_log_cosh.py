@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +28,36 @@ def log_cosh_loss(prediction: Tensor, target: Tensor, *, reduction: Reduction = 
     check_reduction(reduction)
     require_same_shape(prediction, target)
     require_floating(target)
-    error = widen(prediction) - widen(target)
-    # log cosh e = log(1 + 2 sinh^2(e/2)) keeps small errors; |e| - ln 2 + log(1 + exp(-2|e|)) cannot overflow.
-    # Each branch sees only what is safe for it: the gradient of the branch not taken is multiplied by 0, not ignored.
-    small = error.clamp(-1, 1)
-    large = error.abs()
-    near = torch.log1p(2 * torch.sinh(small / 2).square())
-    far = large - math.log(2) + torch.log1p(torch.exp(-2 * large))
-    return reduce(torch.where(large < 1, near, far), reduction)
+    losses: Tensor = _LogCosh.apply(widen(prediction) - widen(target))  # type: ignore[no-untyped-call]
+    return reduce(losses, reduction)
+
+
+class _LogCosh(torch.autograd.Function):
+    """``log cosh e = log(1 + 2 sinh(e/2)^2)``, with ``2 sinh(e/2)^2 = u^2 / (2 (1 + u))`` and ``u = expm1(|e|)``.
+
+    Small errors keep their digits. Beyond 80, where ``exp`` would soon overflow, the rest is added as it is: there the
+    function is a line to the last digit.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(error: Tensor) -> Tensor:
+        size = error.abs()
+        near = size.clamp(max=80.0)
+        rest = size.sub_(near)
+        u = near.expm1_()
+        # u (u / (1 + u)) / 2, in this order: u^2 overflows
+        return (u / (u + 1)).mul_(u).mul_(0.5).log1p_().add_(rest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (error,) = ctx.saved_tensors
+        return grad * torch.tanh(error)
 
 
 class LogCoshLoss(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from firstlight._reduce import Reduction, check_reduction, reduce
+from firstlight._reduce import Reduction, check_reduction, reduce, torch_reduction
 from firstlight._require import require
 from firstlight.losses._tensors import require_floating, require_same_shape, widen
 
@@ -24,14 +24,14 @@ class _RegressionLoss(nn.Module, ABC):
         require_floating(target)
         prediction, target = widen(prediction), widen(target)
         if mask is None:
-            return reduce(self._of(prediction, target), self.reduction)
+            return self._of(prediction, target, torch_reduction(self.reduction, prediction))
         mask = _fit(mask, prediction)
         # What does not count may be anything, NaN included: it must leave before it meets arithmetic.
-        losses = self._of(torch.where(mask, prediction, 0.0), torch.where(mask, target, 0.0))
+        losses = self._of(torch.where(mask, prediction, 0.0), torch.where(mask, target, 0.0), "none")
         return reduce(losses, self.reduction, mask.sum())
 
     @abstractmethod
-    def _of(self, prediction: Tensor, target: Tensor) -> Tensor: ...
+    def _of(self, prediction: Tensor, target: Tensor, reduction: Reduction) -> Tensor: ...
 
     @torch.no_grad()
     def minimum(self, prediction: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -70,8 +70,8 @@ class MSELoss(_RegressionLoss):
     tensor(4.)
     """
 
-    def _of(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(prediction, target, reduction="none")
+    def _of(self, prediction: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
+        return F.mse_loss(prediction, target, reduction=reduction)
 
 
 class L1Loss(_RegressionLoss):
@@ -90,8 +90,8 @@ class L1Loss(_RegressionLoss):
     tensor(1.5000)
     """
 
-    def _of(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return F.l1_loss(prediction, target, reduction="none")
+    def _of(self, prediction: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
+        return F.l1_loss(prediction, target, reduction=reduction)
 
 
 class HuberLoss(_RegressionLoss):
@@ -116,8 +116,8 @@ class HuberLoss(_RegressionLoss):
         require(0 < delta < float("inf"), "delta", delta, "above zero, and finite")
         self.delta = delta
 
-    def _of(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return F.huber_loss(prediction, target, reduction="none", delta=self.delta)
+    def _of(self, prediction: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
+        return F.huber_loss(prediction, target, reduction=reduction, delta=self.delta)
 
     def extra_repr(self) -> str:
         return f"delta={self.delta}, {super().extra_repr()}"
