@@ -142,5 +142,5 @@ def test_a_diverged_model_is_not_called_raw_logits():
 def test_what_pads_the_targets_may_be_anything():
     kept = ctc_loss(uniform(4, 1), torch.tensor([[1, -1]]), [4], [1])
     assert kept == ctc_loss(uniform(4, 1), torch.tensor([[1, 99]]), [4], [1])
-    # a pad equal to the last label is no repeat
-    assert ctc_loss(uniform(1, 1), torch.tensor([[1, 1]]), [1], [1]).item() == pytest.approx(math.log(3), rel=1e-6)
+    # pads equal to the last label, or to each other, are no repeats
+    assert ctc_loss(uniform(1, 1), torch.tensor([[1, 1, 1]]), [1], [1]).item() == pytest.approx(math.log(3), rel=1e-6)

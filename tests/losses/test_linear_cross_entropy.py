@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from losses.oracles import torch_reference
 from torch import Tensor
 
-from firstlight.losses import LinearCrossEntropyLoss, linear_cross_entropy_loss
+from firstlight.losses import LinearCrossEntropyLoss, _linear_cross_entropy, linear_cross_entropy_loss
 
 LOGITS = torch.tensor([[2, 0, -1], [0.5, 1.5, 0], [1, 1, 1], [0, 0, 3]], dtype=torch.float64)
 TARGET = torch.tensor([0, 2, -100, 1])
@@ -185,8 +185,28 @@ def test_z_loss_alone():
     assert loss.item() == pytest.approx(math.log(4) + 0.5 * (3 + math.log(4)) ** 2, rel=1e-6)
 
 
+@pytest.fixture(params=["rows that count", "all rows"])
+def _on_any_device(request, monkeypatch):
+    """Only on the CPU are ignored rows left out; elsewhere they are computed and count for nothing."""
+    if request.param == "all rows":
+        monkeypatch.setattr(_linear_cross_entropy, "_rows_that_count", lambda share: None)
+
+
+@pytest.mark.usefixtures("_on_any_device")
+def test_ignored_rows_count_for_nothing_whether_computed_or_not():
+    hidden, weight, target, bias = head(3, 5)
+    options = {"label_smoothing": 0.1, "z_loss": 1e-2}
+    ours = linear_cross_entropy_loss(hidden, weight, target, bias, chunk_tokens=4, **options)
+    theirs = plain(hidden, weight, target, bias, None, 0.1, 1e-2, "mean")
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(loss, (hidden, weight, bias)) for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.usefixtures("_on_any_device")
 def test_a_masked_class_0_does_not_spoil_what_is_ignored():
     hidden, weight, target, _ = head(6)
+    target[0] = -100
     bias = torch.zeros(11, dtype=torch.float64)
     bias[0] = -math.inf
     target = target.masked_fill(target == 0, 1)

@@ -63,6 +63,17 @@ def test_mining_equals_its_definition(mining, labels):
         torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(theirs, x))
 
 
+def test_semi_hard_is_strictly_farther():
+    """Anchor 0 has its positive at 1, one negative as far on the other side, and one at 5."""
+    x = torch.tensor([[0.0], [1.0], [-1.0], [5.0]], dtype=torch.float64)
+    labels = [0, 0, 1, 1]
+    ours = triplet_loss(x, torch.tensor(labels), mining="semi_hard", margin=4.5, reduction="none")
+    assert ours[0].tolist() == [0, 0.5, 0, 0]
+    torch.testing.assert_close(
+        triplet_loss(x, torch.tensor(labels), mining="semi_hard", margin=4.5), by_loops(x, labels, "semi_hard", 4.5)
+    )
+
+
 @pytest.mark.parametrize("mining", ["batch_hard", "semi_hard"])
 @pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2], [4]])
 def test_a_batch_without_triplets_is_0_with_zero_gradients(mining, labels):

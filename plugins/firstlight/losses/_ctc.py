@@ -59,9 +59,8 @@ def ctc_loss(
     _check_blank(blank, num_classes)
     inputs = _lengths("input_lengths", input_lengths, num, frames)
     labels = _lengths("target_lengths", target_lengths, num, targets.shape[-1])
-    targets = _padded(targets, labels)
+    targets = _padded(targets, labels).long()
     within = torch.arange(targets.shape[1], device=targets.device) < labels.to(targets.device)[:, None]
-    targets = targets.where(within, 0).long()
     if validate:
         _refuse_wrong_labels(targets, within, blank, num_classes)
         _refuse_logits(log_probs, inputs)
