@@ -6,13 +6,14 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from firstlight.callbacks import WeightInitialization
 from firstlight.callbacks._weight_initialization import looks_fresh
 from firstlight.initializers import InitPlan, InitRule
-from helpers import Plain, fit, loader, same, supervised, weights
+from helpers import Plain, classes_data, fit, loader, network, same, supervised, weights
 
 
 class Snapshot(Callback):
@@ -138,6 +139,124 @@ def test_fresh_layers_look_fresh_and_trained_ones_do_not(layer):
     assert not looks_fresh(layer)
 
 
-def test_lsuv_says_that_it_is_not_there():
-    with pytest.raises(NotImplementedError, match="lsuv"):
-        WeightInitialization(lsuv=True)
+def variances(module, call) -> list[float]:
+    found: list[float] = []
+    handles = [
+        layer.register_forward_hook(lambda _l, _i, out: found.append(float(out.detach().var())))
+        for layer in module.modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    with torch.no_grad():
+        call()
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+class AtStart(Callback):
+    """Unit variance on the whole of the training data, as measured when training starts."""
+
+    def on_train_start(self, trainer, pl_module):
+        inputs = torch.stack([x for x, _ in classes_data()])
+        self.variances = variances(pl_module, lambda: (getattr(pl_module, "model", None) or pl_module.net)(inputs))
+        self.hooks = [layer for layer in pl_module.modules() if layer._forward_hooks]
+        self.own = {"forward", "log", "log_dict", "configure_model"} & vars(pl_module).keys()
+
+
+class StepOnly(Plain):
+    """No forward: the batch goes through training_step, which logs."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/loss", loss)
+        return loss
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: supervised(model=network(0.0)), lambda: StepOnly(network(0.0))],
+    ids=["forward", "training_step"],
+)
+def test_lsuv_scales_on_a_training_batch(make):
+    start, callback = AtStart(), WeightInitialization(lsuv=True)
+    fit(make(), callback, start, data=loader(batch_size=48), max_steps=1)
+    assert len(start.variances) == 2
+    assert all(0.7 < value < 1.3 for value in start.variances), start.variances
+    assert not start.hooks
+    assert not start.own
+    assert len(callback.lsuv_report.initialized) == 2
+    without = AtStart()
+    fit(make(), WeightInitialization(), without, data=loader(batch_size=48), max_steps=1)
+    assert not all(0.7 < value < 1.3 for value in without.variances)
+
+
+class Order(Callback):
+    def __init__(self):
+        self.batches = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches.append(batch[0].clone())
+
+
+class Data(LightningDataModule):
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def train_dataloader(self):
+        return self.make()
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        for x, y in classes_data(40):
+            yield x + torch.randn(()), y
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        loader,
+        lambda: DataLoader(classes_data(), 8, shuffle=True, generator=torch.Generator().manual_seed(2)),
+        lambda: Data(loader),
+        lambda: Data(lambda: DataLoader(Stream(), batch_size=8)),
+        lambda: loader(workers=1),
+    ],
+    ids=["loader", "generator", "datamodule", "stream", "persistent workers"],
+)
+def test_lsuv_moves_no_data(data):
+    seen = []
+    for callbacks in ([], [WeightInitialization(lsuv=True)]):
+        order = Order()
+        fit(supervised(), order, *callbacks, data=data())
+        seen.append(torch.cat(order.batches))
+    assert torch.equal(*seen)
+
+
+def test_lsuv_sees_what_the_transfer_hooks_make():
+    class Scaled(Plain):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return 100 * batch[0], batch[1]
+
+    module, start = Scaled(), AtStart()
+    fit(module, WeightInitialization(lsuv=True), start, data=loader(batch_size=48), max_steps=1)
+    assert start.variances[0] < 1e-3, "measured here without the hook: a hundred times smaller inputs"
+
+
+def test_lsuv_leaves_pretrained_layers_alone():
+    module, snapshot = supervised(), Snapshot()
+    with torch.no_grad():
+        module.model[4].weight.mul_(3)
+    pretrained = module.model[4].weight.detach().clone()
+    callback = WeightInitialization(lsuv=True)
+    with pytest.warns(UserWarning, match="do not look freshly constructed"):
+        fit(module, callback, snapshot)
+    assert torch.equal(snapshot.start["model.4.weight"], pretrained)
+    assert [row.name for row in callback.lsuv_report.initialized] == ["model.0"]
+
+
+def test_lsuv_refuses_data_that_it_would_move():
+    with pytest.raises(ValueError, match="or call lsuv_ with a batch instead"):
+        fit(supervised(), WeightInitialization(lsuv=True), data=DataLoader(Stream(), batch_size=8))
+    with pytest.raises(ValueError, match="with one training loader"):
+        fit(supervised(), WeightInitialization(lsuv=True), data={"a": loader(), "b": loader()})

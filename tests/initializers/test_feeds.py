@@ -95,6 +95,8 @@ def test_gated_units_in_one_layer():
 def test_squeeze_and_excite_is_no_gated_unit_of_the_trunk():
     net = Calls(lambda m, x: (lambda h: m.c(h * torch.sigmoid(m.b(h))))(F.relu(m.a(x))))
     assert feeds(net, X) == {"a": "relu", "b": "sigmoid", "c": "linear"}
+    net = Calls(lambda m, x: (lambda h: h * torch.sigmoid(m.b(x) + h))(m.a(x)), "ab")
+    assert feeds(net, X) == {"a": "sigmoid", "b": "sigmoid"}
 
 
 @pytest.mark.parametrize("traced", [False, True])

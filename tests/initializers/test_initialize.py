@@ -441,8 +441,10 @@ def test_integer_and_eight_bit_weights_are_refused():
         assert "quantized" in row.skipped
 
 
-def test_half_precision_draws_the_same_values():
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "truncated_normal"])
+def test_half_precision_draws_the_same_values(distribution):
     full, half = nn.Linear(64, 64), nn.Linear(64, 64).to(torch.bfloat16)
+    plan = InitPlan([InitRule("lecun", distribution=distribution)])
     for layer in (full, half):
-        initialize_(layer, generator=torch.Generator().manual_seed(3))
+        initialize_(layer, plan, generator=torch.Generator().manual_seed(3))
     assert torch.equal(full.weight.to(torch.bfloat16), half.weight)

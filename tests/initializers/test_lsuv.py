@@ -179,6 +179,25 @@ def test_convolutions_of_every_kind():
     assert all(abs(value - 1) < 0.1 for value in variances(net, images).values())
 
 
+def test_lazy_norm_layers_start_with_fresh_statistics():
+    net = nn.Sequential(nn.LazyLinear(16), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(4))
+    assert len(lsuv_(net, 3 * X + 1).initialized) == 2
+    assert not net[1].running_mean.any()
+    assert net[1].num_batches_tracked == 0
+
+
+def test_layers_to_leave_alone_and_frozen_norms():
+    net = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.Linear(32, 32), nn.Linear(32, 32))
+    net[1].eval()  # in a module in training mode: frozen on purpose, so its output is not normalized
+    net[1].running_var.fill_(100.0)
+    kept = net[2].weight.detach().clone()
+    rows = {row.name: row for row in lsuv_(net, X, skip=["2"]).rows}
+    assert rows["2"].skipped == "the call skips it"
+    assert torch.equal(net[2].weight, kept)
+    assert rows["2"].measured_variance < 0.05, "batch statistics would make it a third"
+    assert abs(variances(net, X)["3"] - 1) < 0.1
+
+
 def test_batches_of_several_arguments():
     class Two(nn.Module):
         def __init__(self):

@@ -16,6 +16,7 @@ from firstlight.initializers._gain import gain, packed_gain, slope
 
 WEIGHTED_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Bilinear, *CONV_LAYERS)
 RECURRENT_LAYERS: tuple[type[nn.Module], ...] = (nn.RNNBase, nn.RNNCellBase)
+_ENCLOSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 # More plain layers in a row than this, and a static gain no longer holds the signal where the fixed point is unstable.
 MAX_PLAIN_LAYERS = 10
 
@@ -111,15 +112,12 @@ def _of_layer(shown: _Shown) -> float:
 
 
 def known_feeds(module: nn.Module) -> dict[str, Feed]:
-    """Return the feeds inside torch's own attention and transformer layers, whose order of registration misleads."""
+    """Return the feeds inside torch's own transformer layers, whose order of registration misleads."""
     known: dict[str, Feed] = {}
     for name, layer in module.named_modules():
         prefix = f"{name}." if name else ""
-        if isinstance(layer, nn.MultiheadAttention):
-            known[f"{prefix}out_proj"] = LINEAR
-        elif isinstance(layer, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
+        if isinstance(layer, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
             known[f"{prefix}linear1"] = feed_of(layer.activation) or RELU
-            known[f"{prefix}linear2"] = LINEAR
     return known
 
 
@@ -127,10 +125,9 @@ def feeds_by_order(module: nn.Module) -> dict[str, Feed]:
     """Guess, from the order of registration: the next activation before the next weighted layer.
 
     Where the module shows no activation at all (they are functions inside ``forward``) every layer but the last is
-    taken to feed a ReLU; a layer that is followed by nothing feeds "linear". Inside torch's attention and transformer
-    layers, and before them and recurrent layers, nothing is guessed.
+    taken to feed a ReLU; a layer that is followed by nothing, by attention or by a recurrent layer feeds "linear".
+    Nothing is guessed inside torch's attention and transformer layers: what is not named feeds "linear" there.
     """
-    known = known_feeds(module)
     found: dict[str, Feed | None] = {}
     open_layer: str | None = None
     found_any = False
@@ -138,9 +135,8 @@ def feeds_by_order(module: nn.Module) -> dict[str, Feed]:
     for name, layer in module.named_modules():
         if name.startswith(inside):
             continue
-        if isinstance(layer, (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
+        if isinstance(layer, (*_ENCLOSED, *RECURRENT_LAYERS)):
             inside = f"{name}." if name else ""
-        if name in known or isinstance(layer, (nn.MultiheadAttention, *RECURRENT_LAYERS)) or inside == f"{name}.":
             if open_layer is not None:
                 found[open_layer] = LINEAR
             open_layer = None
@@ -156,7 +152,7 @@ def feeds_by_order(module: nn.Module) -> dict[str, Feed]:
     if open_layer is not None:
         found[open_layer] = LINEAR
     hidden = LINEAR if found_any else RELU
-    return {name: hidden if feed is None else feed for name, feed in found.items()} | known
+    return {name: hidden if feed is None else feed for name, feed in found.items()} | known_feeds(module)
 
 
 def warnings_by_order(module: nn.Module) -> list[str]:

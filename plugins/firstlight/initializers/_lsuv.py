@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ def lsuv_(
     *,
     tolerance: float = 0.1,
     max_attempts: int = 10,
+    skip: Sequence[str] = (),
     generator: torch.Generator | None = None,
 ) -> InitReport:
     """Scale every linear and convolutional layer so that its output on ``batch`` has unit variance.
@@ -43,6 +45,7 @@ def lsuv_(
         batch: a tensor, a tuple of arguments or a mapping of keywords, on the device of the module.
         tolerance: of the variance.
         max_attempts: calls of a layer besides the one of the forward pass.
+        skip: patterns of layers to leave alone, as in :mod:`fnmatch`.
         generator: of the orthonormal start; default: torch's global one, whose state is put back.
 
     Shapes: what ``module`` takes, with two different samples or more.
@@ -61,10 +64,12 @@ def lsuv_(
     require(isinstance(module, nn.Module), "module", type(module).__name__, "an nn.Module", error=TypeError)
     require(0 < tolerance < 1, "tolerance", tolerance, "between 0 and 1")
     require(max_attempts >= 1, "max_attempts", max_attempts, "one or more")
+    require(not isinstance(skip, str), "skip", skip, f"a list: [{skip!r}]", error=TypeError)
     _require_variance(batch)
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, WEIGHTED_LAYERS)}
+    skipped = {id(layer) for name, layer in layers.items() if any(fnmatchcase(name, pattern) for pattern in skip)}
     require(bool(layers), "module", type(module).__name__, "a module with linear or convolutional layers")
-    fit = _Fit(tolerance, max_attempts, generator)
+    fit = _Fit(tolerance, max_attempts, generator, skipped)
     handles: list[Any] = []
     for name, layer in layers.items():
         handles.append(layer.register_forward_pre_hook(fit.before))
@@ -108,11 +113,13 @@ def _require_variance(batch: Any) -> None:
 class _Fit:
     """The hooks of one pass: an orthonormal weight before a layer's first call, the right scale after it."""
 
-    def __init__(self, tolerance: float, max_attempts: int, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, tolerance: float, max_attempts: int, generator: torch.Generator | None, skipped: set[int]
+    ) -> None:
         self.tolerance, self.max_attempts, self.generator = tolerance, max_attempts, generator
         self.rows: dict[str, InitRow] = {}
         self._seen: set[object] = set()
-        self._reasons: dict[int, str | None] = {}
+        self._reasons: dict[int, str | None] = dict.fromkeys(skipped, "the call skips it")
         self._undo: list[tuple[Tensor, Tensor]] = []
         self._busy = False
 
