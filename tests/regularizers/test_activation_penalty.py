@@ -10,7 +10,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from firstlight.losses import CrossEntropyLoss
+from firstlight.modules import SupervisedModule
 from firstlight.regularizers import ActivationPenalty
+from helpers import fit, loader
 
 
 class Blocks(nn.Module):
@@ -187,3 +190,30 @@ def test_half_precision_activations_sum_in_float32():
     penalty = ActivationPenalty(1.0, ["0"]).attach(net)
     net(torch.full((1, 1000), 100.0, dtype=torch.float16))
     assert penalty(net).item() == 1e5
+
+
+# The compiler looks at .grad of whatever crosses a break of the graph.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor")
+def test_a_compiled_model_is_watched_too():
+    net, reference = Blocks(), Blocks()
+    penalty = ActivationPenalty(0.3, LAYERS).attach(net)
+    compiled = torch.compile(net, backend="eager")
+    for _ in range(2):
+        compiled(batch())
+        torch.testing.assert_close(penalty(net), by_hand(reference, batch()))
+
+
+def test_inside_a_training_module():
+    """As a penalty of a SupervisedModule, whose training step calls the model and not the module itself."""
+    module = SupervisedModule(
+        nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)),
+        CrossEntropyLoss(),
+        penalties=[ActivationPenalty(0.5, ["model.1"])],
+    )
+    module.penalties["activation"].attach(module)
+    fit(module, data=loader(), max_epochs=1)
+    data = next(iter(loader(shuffle=False)))
+    module.train()
+    module(data[0])
+    expected = 0.5 * torch.relu(module.model[0](data[0])).sum() / len(data[0])
+    torch.testing.assert_close(module.penalties["activation"](module), expected)

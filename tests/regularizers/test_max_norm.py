@@ -15,6 +15,13 @@ def test_the_reference_value():
     torch.testing.assert_close(max_norm_(layer, 1.0).weight.data, torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(9, 5), nn.Conv2d(4, 6, 3, groups=2), nn.Embedding(7, 3)], ids=str)
+def test_against_torch_renorm(layer):
+    """Which divides by the norm + 1e-7."""
+    expected = torch.renorm(layer.weight.detach(), 2, 0, 0.4)
+    torch.testing.assert_close(max_norm_(layer, 0.4).weight.detach(), expected, rtol=1e-6, atol=0)
+
+
 def incoming_norms(layer: nn.Module, shape: tuple[int, ...], channel_dim: int) -> torch.Tensor:
     """Return, for each output channel, the norm of its derivatives by all inputs, summed over one output place.
 

@@ -1,4 +1,4 @@
-"""L1Penalty and L2Penalty: weights only, once each, in float32."""
+"""L1Penalty, L2Penalty and ElasticNetPenalty: weights only, once each, in float32."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from firstlight.regularizers import L1Penalty, L2Penalty
+from firstlight.regularizers import ElasticNetPenalty, L1Penalty, L2Penalty
+from firstlight.regularizers._weight_penalty import _absolute_sums, _foreach_norms, _norms
 
 
 def net() -> nn.Sequential:
@@ -71,3 +72,67 @@ def test_l2_is_weight_decay_under_plain_sgd():
 def test_bad_weights_are_refused(weight):
     with pytest.raises(ValueError, match="weight must be zero or more"):
         L2Penalty(weight)
+
+
+@pytest.mark.parametrize(("l1", "l2"), [(0.3, 0.2), (0.0, 0.2), (0.3, 0.0), (0.0, 0.0)])
+def test_elastic_net_is_the_sum_of_both(l1, l2):
+    module, other = net(), net()
+    other.load_state_dict(module.state_dict())
+    value, expected = ElasticNetPenalty(l1, l2)(module), L1Penalty(l1)(other) + L2Penalty(l2)(other)
+    torch.testing.assert_close(value, expected)
+    value.backward()
+    expected.backward()
+    for mine, its in zip(module.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, its.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_one_launch_for_all_tensors_gives_the_same_sums(dtype):
+    """The path of accelerators, here on the CPU."""
+    weights = tuple(torch.randn(shape).to(dtype) for shape in [(3, 4), (300, 200), (1, 1)])
+    for one_by_one, order in ((_absolute_sums(weights), 1), (_norms(weights), 2)):
+        together = _foreach_norms(weights, order)
+        assert {value.dtype for value in together} == {torch.promote_types(dtype, torch.float32)}
+        torch.testing.assert_close(torch.stack(together), torch.stack(one_by_one), rtol=1e-5, atol=0)
+
+
+def test_gradients_keep_the_dtype_of_the_weights_and_do_not_underflow():
+    module = nn.Linear(3, 2).to(torch.float16)
+    (1024 * ElasticNetPenalty(1e-5, 1e-5)(module)).backward()
+    assert module.weight.grad.dtype == torch.float16
+    expected = 1024e-5 * (module.weight.detach().float().sign() + 2 * module.weight.detach().float())
+    torch.testing.assert_close(module.weight.grad.float(), expected, rtol=2e-3, atol=0)
+
+
+def test_float32_and_float64_weights_together():
+    module = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2).double()])
+    value = L2Penalty(1.0)(module)
+    assert value.item() == pytest.approx(sum(float(layer.weight.detach().double().square().sum()) for layer in module))
+    value.backward()
+    assert [layer.weight.grad.dtype for layer in module] == [torch.float32, torch.float64]
+
+
+def test_biases_with_dimensions_are_biases():
+    attention = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+    expected = sum(float(w.detach().square().sum()) for w in (attention.in_proj_weight, attention.out_proj.weight))
+    assert L2Penalty(1.0)(attention).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_functional_gradients():
+    """torch.func sees through it, for those who differentiate a penalty as a function."""
+    module = _Penalizing(nn.Linear(3, 2))
+
+    def penalty(weight):
+        return torch.func.functional_call(module, {"layer.weight": weight}, ())
+
+    weight = torch.randn(2, 3)
+    torch.testing.assert_close(torch.func.grad(penalty)(weight), 0.2 * weight + 0.3 * weight.sign())
+
+
+class _Penalizing(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self):
+        return ElasticNetPenalty(0.3, 0.1)(self.layer)

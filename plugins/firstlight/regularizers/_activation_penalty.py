@@ -98,6 +98,7 @@ class ActivationPenalty(nn.Module):
         self._read = True
         return self.weight * torch.stack([term for terms in self._seen.values() for term in terms]).sum()
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _enter(self, holder: str, layer: nn.Module, inputs: Any) -> None:
         if self._depth == 0 and not _recomputing():
             self._begin_if_read()
@@ -105,9 +106,11 @@ class ActivationPenalty(nn.Module):
             self._seen = {name: terms for name, terms in self._seen.items() if not _is_inside(name, holder)}
         self._depth += 1
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         self._depth -= 1
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _watch(self, name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
         if not torch.is_grad_enabled():
             return
