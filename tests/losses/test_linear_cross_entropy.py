@@ -167,6 +167,45 @@ def test_16_bit_inputs_are_added_up_in_float32(dtype):
         torch.testing.assert_close(gradient.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-2, "class_weight": torch.rand(11)}])
+def test_16_bit_products_with_float32_results(options, monkeypatch):
+    """What CUDA computes, by products that round their operands as it does."""
+    chunked = _linear_cross_entropy
+
+    def product(self: object, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+        assert b.dtype == torch.bfloat16
+        return torch.mm(a.bfloat16().float(), b.float(), out=out)
+
+    hidden, weight, target, bias = head(40, dtype=torch.float32)
+    exact = linear_cross_entropy_loss(hidden, weight, target, bias, **options)
+    expected = torch.autograd.grad(exact, (hidden, weight, bias))
+    monkeypatch.setattr(chunked, "_multiplies_16_bit_into_32", lambda hidden: True)
+    monkeypatch.setattr(chunked._Head, "product", product)
+    rounded = linear_cross_entropy_loss(hidden.bfloat16(), weight, target, bias, chunk_tokens=7, **options)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=2e-2, atol=0)
+    gradients = torch.autograd.grad(rounded, (hidden, weight, bias))
+    for gradient, right in zip(gradients, expected, strict=True):
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, right, rtol=0, atol=2e-2 * float(right.abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
+def test_compiled_as_one_graph():
+    hidden, weight, target, bias = head(9)
+    options = {"label_smoothing": 0.1, "z_loss": 1e-2, "chunk_tokens": 4}
+
+    def call(*inputs: Tensor) -> Tensor:
+        return linear_cross_entropy_loss(*inputs, **options)
+
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)(hidden, weight, target, bias)
+    eager = call(hidden, weight, target, bias)
+    torch.testing.assert_close(compiled, eager)
+    gradients = [torch.autograd.grad(loss, (hidden, weight, bias)) for loss in (compiled, eager)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_inside_autocast_it_is_float32():
     """Torch's own answers in bfloat16 there: 6.53125 for 6.513382."""
     hidden, weight, target, bias = head(30, dtype=torch.float32)

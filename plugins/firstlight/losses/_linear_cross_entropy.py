@@ -179,9 +179,7 @@ class _Head:
         self.bias = None if bias is None else bias.to(work)
         self.even = valid.to(work) * (settings.smoothing / weight.shape[0])
         self.class_weight = torch.ones_like(weight[:, 0], dtype=work) if class_weight is None else class_weight
-        # Only CUDA multiplies 16-bit matrices with a float32 result (and torch can ask it to from 2.8 on).
-        mixed = hidden.is_cuda and hidden.dtype in _HALF and _TORCH >= (2, 8)
-        self.operand = hidden.dtype if mixed else work
+        self.operand = hidden.dtype if _multiplies_16_bit_into_32(hidden) else work
 
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         if self.operand == self.settings.work:
@@ -271,9 +269,14 @@ class _Head:
         return losses, total, hard, even
 
 
+def _multiplies_16_bit_into_32(hidden: Tensor) -> bool:
+    """Only CUDA does, and torch can ask it to from 2.8 on; elsewhere the operands are made float32."""
+    return hidden.is_cuda and hidden.dtype in _HALF and _TORCH >= (2, 8)
+
+
 def _rows_that_count(share: Tensor) -> Tensor | None:
     """Return the tokens worth computing; ``None`` for all of them, and where finding out would stall the device."""
-    if share.device.type != "cpu":
+    if share.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     rows = share.nonzero().squeeze(1)
     return None if len(rows) == len(share) else rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from firstlight._require import require
@@ -22,7 +23,7 @@ def valid_tokens(target: Tensor, vocabulary: int, ignore_index: int) -> tuple[Te
     require(not (target.is_floating_point() or target.is_complex()), "target", target.dtype, "class indices (integers)")
     valid = target != ignore_index
     safe = target.where(valid, 0).long()
-    if target.device.type == "cpu" and target.numel():
+    if target.device.type == "cpu" and target.numel() and not torch.compiler.is_compiling():
         low, high = int(safe.min()), int(safe.max())
         require(
             low >= 0 and high < vocabulary,
