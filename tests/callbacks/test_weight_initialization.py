@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jsonargparse
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule
@@ -103,6 +104,16 @@ def test_report_says_target_and_measured():
     assert "model.0" in str(callback.report)
 
 
+def test_a_plan_is_read_from_yaml():
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(WeightInitialization, "callback")
+    rule = "{scheme: xavier, feeds: [tanh], distribution: uniform}"
+    given = parser.parse_args(["--callback.plan", f"{{rules: [{rule}, {{scheme: normal, std: 0.02}}]}}"])
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # older jsonargparse
+    rules = InitPlan([InitRule("xavier", feeds=["tanh"], distribution="uniform"), InitRule("normal", std=0.02)])
+    assert instantiate(given).callback.plan == rules
+
+
 def test_only_fit_initializes():
     from helpers import trainer
 
@@ -124,19 +135,39 @@ def test_only_fit_initializes():
         nn.BatchNorm2d(4),
         nn.LayerNorm(5),
         nn.GroupNorm(2, 4),
+        nn.Bilinear(4, 6, 5),
+        nn.EmbeddingBag(50, 8),
+        nn.LSTM(4, 6, num_layers=2),
+        nn.GRUCell(4, 6),
+        nn.MultiheadAttention(8, 2),
+        nn.MultiheadAttention(8, 2, kdim=3),
     ],
     ids=str,
 )
 def test_fresh_layers_look_fresh_and_trained_ones_do_not(layer):
     for seed in range(20):
         torch.manual_seed(seed)
-        layer.reset_parameters()
+        getattr(layer, "reset_parameters", getattr(layer, "_reset_parameters", None))()
         assert looks_fresh(layer), seed
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.02)
     for _ in range(50):
-        layer.weight.grad = torch.randn_like(layer.weight) + 0.5
+        for weight in layer.parameters():
+            weight.grad = torch.randn_like(weight) + 0.5
         optimizer.step()
     assert not looks_fresh(layer)
+
+
+def test_pretrained_attention_is_left_alone_as_a_whole():
+    module = Plain(nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 4)))
+    attention = module.net[0].self_attn
+    with torch.no_grad():
+        attention.in_proj_bias.fill_(0.1)
+    before, snapshot, callback = weights(attention), Snapshot(), WeightInitialization()
+    with pytest.warns(UserWarning, match=r"leaves 2 layer\(s\) alone .*self_attn, net.0.self_attn.out_proj"):
+        fit(module, callback, snapshot, max_steps=1)
+    start = {name.removeprefix("net.0.self_attn."): value for name, value in snapshot.start.items() if "attn" in name}
+    assert same(start, before)
+    assert "net.0.linear1" in [row.name for row in callback.report.initialized]
 
 
 def variances(module, call) -> list[float]:

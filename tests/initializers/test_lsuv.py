@@ -213,6 +213,20 @@ def test_batches_of_several_arguments():
         assert abs(row.measured_variance - 1) < 0.1
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_modules(whole):
+    net = nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32))
+    if whole:
+        target = torch.compile(net, backend="eager")
+    else:
+        target = net
+        net.compile(backend="eager")
+    target(X)  # compiled before there are hooks
+    assert len(lsuv_(target, 4 * X).initialized) == 2
+    net._compiled_call_impl = None
+    assert all(abs(value - 1) < 0.1 for value in variances(net, 4 * X).values())
+
+
 def test_token_inputs():
     net = nn.Sequential(nn.Embedding(50, 32), nn.Linear(32, 32))
     (row,) = lsuv_(net, torch.randint(50, (16, 7))).rows

@@ -88,7 +88,7 @@ class WeightInitialization(Callback):
 
     def _initialize(self, trainer: Trainer, pl_module: LightningModule) -> None:
         plan = self.plan or InitPlan.recommended()
-        trained = [] if self.force else [n for n, layer in pl_module.named_modules() if not looks_fresh(layer)]
+        trained = [] if self.force else _trained(pl_module)
         if trained:
             shown = ", ".join(trained[:3]) + (", ..." if len(trained) > 3 else "")
             rank_zero_warn(
@@ -145,20 +145,30 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 def looks_fresh(layer: nn.Module) -> bool:
     """Whether the weight of ``layer`` could be torch's own default, by the bounds that a default never leaves.
 
-    Linear and Conv draw from U(-1/sqrt(fan_in), 1/sqrt(fan_in)); a few optimizer steps push some weight outside
-    (0.9999 against 1.85 after 50 steps of AdamW). Norm layers start at exactly 1, embeddings at
+    Linear and Conv draw from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), Bilinear with its first input as fan in, recurrent
+    layers with the hidden size, attention from Xavier's uniform with zero bias; a few optimizer steps push some weight
+    outside (0.9999 against 1.85 after 50 steps of AdamW). Norm layers start at exactly 1, embeddings at
     N(0, 1) by mean and spread. Layers of other kinds count as fresh: no plan fills them.
     """
+    if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
+        return _within([(p, layer.hidden_size) for p in layer.parameters()])
+    if isinstance(layer, nn.MultiheadAttention):
+        weights = [
+            getattr(layer, name) for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+        ]
+        bias = layer.in_proj_bias
+        untouched = bias is None or bias.is_meta or not bool(bias.any())
+        return untouched and _within([(w, sum(w.shape) / 6) for w in weights if w is not None])
     weight = getattr(layer, "weight", None)
-    if not isinstance(weight, nn.Parameter) or isinstance(weight, nn.parameter.UninitializedParameter):
+    if not _has_values(weight):
         return True
-    if weight.is_meta or not weight.is_floating_point() or weight.numel() == 0:
-        return True
+    assert isinstance(weight, nn.Parameter)
     values = weight.detach().float()
+    if isinstance(layer, nn.Bilinear):
+        return _within([(weight, weight.shape[1])])
     if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
-        fan_in = math.prod(weight.shape[1:])  # as torch's own default counts it, transposed convolutions included
-        return float(values.abs().max()) * math.sqrt(fan_in) <= 1.0001
-    if isinstance(layer, nn.Embedding):
+        return _within([(weight, math.prod(weight.shape[1:]))])  # as torch counts it, transposed convolutions included
+    if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
         rows = values if layer.padding_idx is None else values[torch.arange(len(values)) != layer.padding_idx]
         count = rows.numel()
         if count < 2:
@@ -172,6 +182,33 @@ def looks_fresh(layer: nn.Module) -> bool:
     if isinstance(layer, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
         return bool((values == 1).all())
     return True
+
+
+def _has_values(weight: object) -> bool:
+    return (
+        isinstance(weight, nn.Parameter)
+        and not isinstance(weight, nn.parameter.UninitializedParameter)
+        and not weight.is_meta
+        and weight.is_floating_point()
+        and weight.numel() > 0
+    )
+
+
+def _within(bounds: list[tuple[nn.Parameter, float]]) -> bool:
+    """Whether every weight lies within 1 / sqrt(fan) of zero."""
+    return all(float(w.detach().float().abs().max()) * math.sqrt(fan) <= 1.0001 for w, fan in bounds if _has_values(w))
+
+
+def _trained(pl_module: nn.Module) -> list[str]:
+    """Names of layers that do not look fresh; the two halves of an attention layer share their fate."""
+    found = []
+    for name, layer in pl_module.named_modules():
+        parts = {name: layer}
+        if isinstance(layer, nn.MultiheadAttention):
+            parts[f"{name}.out_proj"] = layer.out_proj
+        if not all(looks_fresh(part) for part in parts.values()):
+            found += [part for part in parts if part not in found]
+    return found
 
 
 def _literal(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,8 +42,11 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
     named = [(name, b) for name, b in module.named_buffers() if "parametrizations" not in name.split(".")]
     buffers = [(b, b.detach().clone()) for _, b in named if not nn.parameter.is_lazy(b) and not b.is_meta]
     unmade = [layer for layer in module.modules() if any(map(nn.parameter.is_lazy, layer.buffers(recurse=False)))]
+    compiled = any(hasattr(layer, "_orig_mod") or layer._compiled_call_impl is not None for layer in module.modules())
+    # Compiled code does not call hooks that came later.
+    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
     try:
-        with isolated_rng(), torch.no_grad():
+        with isolated_rng(), torch.no_grad(), eager:
             yield
     finally:
         for layer, training in modes:
