@@ -63,6 +63,7 @@ ROWS: dict[str, Row] = {
             Joined([WarmupLinear(warmup=0.1, floor=0.5), Constant()], boundaries=[0.5]),
             Joined([Joined([Constant(), CosineAnnealing(0.2)], [5]), CosineAnnealing(), Constant()], [0.3, 0.9]),
             Joined([Constant(), WarmupInverseSqrt(3)], boundaries=[500]),
+            Joined([Constant(), CosineAnnealing()], boundaries=[40]),
         ),
         jumps=True,
     ),

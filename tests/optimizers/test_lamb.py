@@ -149,9 +149,15 @@ class OnDevice(nn.Parameter):
     """A type that LAMB does not know: it must not read numbers from it."""
 
 
-class NoSync(TorchDispatchMode):
+class Reads(TorchDispatchMode):
+    """Counts how often the number in a tensor is read: on a device, the host would wait for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func is not torch.ops.aten._local_scalar_dense.default, "a tensor's number was read: a device would wait"
+        self.number += func is torch.ops.aten._local_scalar_dense.default
         return func(*args, **(kwargs or {}))
 
 
@@ -163,12 +169,15 @@ def test_what_lies_on_a_device_is_not_read(adapt, foreach):
     expected = run(LAMB(params, lr=0.01, adapt=adapt), params, gradients)
     params, gradients = problem()
     optimizer = LAMB(params, lr=torch.tensor(0.01, dtype=torch.float64), adapt=adapt, capturable=True)
-    with NoSync():
+    with Reads() as reads:
         found = run(optimizer, params, gradients)
+    assert reads.number == 0
     assert relative_error(found, expected) < 1e-12
     params, gradients = problem()
     params = [OnDevice(p.detach()) for p in params]
-    found = run(LAMB(params, lr=0.01, adapt=adapt, foreach=foreach), params, gradients)
+    with Reads() as reads:
+        found = run(LAMB(params, lr=0.01, adapt=adapt, foreach=foreach), params, gradients)
+    assert reads.number == len(params) * len(gradients), "the numbers of steps, which lie on the CPU"
     assert relative_error(found, expected) < 1e-12
 
 
@@ -232,6 +241,25 @@ def test_half_precision_weights_take_the_steps_of_single_precision(dtype):
     torch.testing.assert_close(found.float(), expected, rtol=3 * torch.finfo(dtype).eps, atol=0)
 
 
+@pytest.mark.parametrize("weight_decay", [1e-30, 1e-6, 1e-3, 1e3])
+def test_no_decay_is_too_small_or_too_large(weight_decay):
+    params, gradients = problem(dtype=torch.float32)
+    expected = algorithm_2(params, gradients, lr=0.01, weight_decay=weight_decay)
+    found = run(LAMB(params, lr=0.01, weight_decay=weight_decay), params, gradients)
+    assert relative_error([p.double() for p in found], expected) < 1e-5
+
+
+def test_parameters_of_several_types_in_one_group():
+    params, gradients = problem()
+    params[2] = nn.Parameter(params[2].detach().float())
+    for grads in gradients:
+        grads[2] = grads[2].float()
+    expected = algorithm_2(params, gradients, lr=0.01)
+    found = run(LAMB(params, lr=0.01), params, gradients)
+    assert relative_error(found[:2] + found[3:], expected[:2] + expected[3:]) < 1e-12
+    assert relative_error([found[2].double()], expected[2:3]) < 1e-6
+
+
 def test_a_norm_of_zero_takes_the_plain_step():
     param = nn.Parameter(torch.zeros(3))
     (found,) = run(LAMB([param], lr=0.1), [param], [[torch.tensor([1.0, -2.0, 0.0])]])
@@ -243,15 +271,16 @@ def test_a_norm_of_zero_takes_the_plain_step():
 
 def test_a_parameter_that_joins_late_starts_its_own_count():
     params, gradients = problem()
-    late, others = params[0], params[1:]
+    late, others = params[1], [params[0], *params[2:]]
     optimizer = LAMB(params, lr=0.01)
-    start = late.detach().clone()
+    start = copy.deepcopy(params)
     for step, grads in enumerate(gradients):
         for param, grad in zip(params, grads, strict=True):
             param.grad = None if param is late and step < 2 else grad
         optimizer.step()
-    (expected,) = algorithm_2([start], [[grads[0]] for grads in gradients[2:]], lr=0.01)
-    assert relative_error([late.detach().flatten()], [expected]) < 1e-12
+    expected = algorithm_2(start, gradients, lr=0.01)
+    expected[1:2] = algorithm_2(start[1:2], [grads[1:2] for grads in gradients[2:]], lr=0.01)
+    assert relative_error([p.detach().flatten() for p in params], expected) < 1e-12
     assert [float(optimizer.state[p]["step"]) for p in (late, others[0])] == [3.0, 5.0]
 
 

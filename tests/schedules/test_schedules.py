@@ -105,6 +105,8 @@ def test_stable_decay_has_three_phases():
     assert set(factors[10:81]) == {1.0}
     assert factors[81:101] == pytest.approx([1 - 0.5 * k / 20 for k in range(1, 21)])
     assert factors[101] == 0.5
+    crowded = WarmupStableDecay(warmup=30, decay=20)
+    assert [crowded.factor(t, 40) for t in (29, 30, 35, 40)] == [1.0, 1.0, 0.5, 0.0]
 
 
 @pytest.mark.parametrize("shape", ["cosine", "linear"])
