@@ -70,3 +70,8 @@ def test_weighted_minimum_is_where_a_grid_ends():
     loss = BinaryCrossEntropyLoss(label_smoothing=0.2, pos_weight=3.0, reduction="none")
     lowest = torch.stack([loss(grid, t.expand_as(grid)).min() for t in target])
     torch.testing.assert_close(loss.minimum(torch.zeros(3), target), lowest)
+
+
+def test_no_target_at_all():
+    """Torch: NaN."""
+    assert binary_cross_entropy_loss(torch.zeros(0, 3), torch.zeros(0, 3)) == 0

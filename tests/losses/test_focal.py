@@ -207,7 +207,7 @@ def test_floor_without_focus_is_the_entropy():
     assert lowest_focal(torch.eye(3), 2.0).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
 def test_floor_is_where_descent_ends(gamma):
     weight = torch.rand(1, 5, dtype=torch.float64)
     logits = torch.zeros(1, 5, dtype=torch.float64, requires_grad=True)
@@ -230,3 +230,25 @@ def test_binary_floor_is_where_a_grid_ends():
         each = [binary_focal_loss(grid, t.expand_as(grid), gamma=gamma, reduction="none").min() for t in targets]
         floors = BinaryFocalLoss(gamma=gamma, reduction="none").minimum(torch.zeros(5, dtype=torch.float64), targets)
         torch.testing.assert_close(floors, torch.stack(each), rtol=1e-6, atol=1e-4)
+
+
+def test_per_sample_gradients_over_classes():
+    logits, labels = torch.randn(6, 4), torch.randint(4, (6,))
+    one = torch.func.grad(lambda z, y: focal_loss(z.unsqueeze(0), y.unsqueeze(0)))
+    leaf = logits.clone().requires_grad_()
+    focal_loss(leaf, labels, reduction="sum").backward()
+    torch.testing.assert_close(torch.func.vmap(one)(logits, labels), leaf.grad)
+
+
+def test_margin_kept_from_forward_gives_the_gradient_that_can_be_differentiated_again():
+    logits, labels = (10 * torch.randn(8, 5, 2)).requires_grad_(), torch.randint(5, (8, 2))
+    loss = focal_loss(logits, labels, gamma=1.5)
+    (kept,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, logits, create_graph=True)
+    torch.testing.assert_close(kept, again.detach(), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_no_target_at_all(smoothing):
+    assert focal_loss(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), label_smoothing=smoothing) == 0
+    assert binary_focal_loss(torch.zeros(0), torch.zeros(0)) == 0
