@@ -221,7 +221,9 @@ def test_compiled_modules(whole):
     else:
         target = net
         net.compile(backend="eager")
-    target(X)  # compiled before there are hooks
+    net.eval()
+    with torch.no_grad():
+        target(X)  # compiled before there are hooks, in the mode of lsuv_
     assert len(lsuv_(target, 4 * X).initialized) == 2
     net._compiled_call_impl = None
     assert all(abs(value - 1) < 0.1 for value in variances(net, 4 * X).values())
@@ -282,6 +284,27 @@ def test_frozen_and_parametrized_layers():
     assert abs(measured["1"] - 1) < 0.1
     assert abs(measured["3"] - 1) < 0.1
     assert torch.allclose(net[2].weight @ net[2].weight.T, torch.eye(32), atol=1e-4)
+
+
+def test_a_parametrization_that_keeps_the_weight_in_a_buffer():
+    """Buffers are put back after the pass, but for those that belong to a weight."""
+
+    class Offset(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("base", torch.zeros(32, 32))
+
+        def forward(self, x):
+            return x + self.base
+
+        def right_inverse(self, weight):
+            self.base.copy_(weight.detach())
+            return torch.zeros_like(weight)
+
+    net = nn.Sequential(nn.Linear(32, 32))
+    nn.utils.parametrize.register_parametrization(net[0], "weight", Offset())
+    lsuv_(net, 9 * X)
+    assert abs(variances(net, 9 * X)["0"] - 1) < 0.1
 
 
 def test_gives_up_after_max_attempts():
