@@ -72,3 +72,16 @@ def test_the_learned_scale_stops_at_100_and_comes_back():
 def test_a_fixed_temperature_has_no_parameter():
     assert not list(InfoNCELoss().parameters())
     assert [name for name, _ in InfoNCELoss(learnable_temperature=True).named_parameters()] == ["log_scale"]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_minimum_is_reached_by_a_simplex(symmetric):
+    loss = InfoNCELoss(temperature=0.3, symmetric=symmetric)
+    simplex = torch.eye(5, dtype=torch.float64) - 1 / 5
+    torch.testing.assert_close(loss(simplex, simplex), loss.minimum(simplex, simplex))
+    pair = torch.tensor([[1.0, 0.0]], dtype=torch.float64)  # a query and its key, and what is opposite
+    torch.testing.assert_close(
+        InfoNCELoss(temperature=0.3)(pair, pair, -pair), InfoNCELoss(temperature=0.3).minimum(pair, pair, -pair)
+    )
+    learned = InfoNCELoss(temperature=0.3, learnable_temperature=True)
+    assert learned.minimum(pair, pair, -pair) < InfoNCELoss(temperature=0.02).minimum(pair, pair, -pair)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from losses.oracles import torch_reference
 from torch import Tensor
 
-from firstlight.losses import LinearCrossEntropyLoss, _linear_cross_entropy, linear_cross_entropy_loss
+from firstlight.losses import CrossEntropyLoss, LinearCrossEntropyLoss, _linear_cross_entropy, linear_cross_entropy_loss
 
 LOGITS = torch.tensor([[2, 0, -1], [0.5, 1.5, 0], [1, 1, 1], [0, 0, 3]], dtype=torch.float64)
 TARGET = torch.tensor([0, 2, -100, 1])
@@ -288,3 +288,13 @@ def test_memory_is_the_chunks():
     )
     (used,) = re.findall(r"MiB (\d+)", done.stdout)
     assert int(used) < 200
+
+
+@pytest.mark.parametrize("class_weight", [None, [1.0, 2.0, 3.0]])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_the_minimum_is_that_of_cross_entropy(class_weight, reduction):
+    options = {"label_smoothing": 0.1, "reduction": reduction}
+    ours = LinearCrossEntropyLoss(class_weight=class_weight, z_loss=1e-3, **options)
+    theirs = CrossEntropyLoss(class_weight, **options)
+    floor = ours.minimum(LOGITS, torch.eye(3, dtype=torch.float64), TARGET)
+    torch.testing.assert_close(floor, theirs.minimum(LOGITS, TARGET))

@@ -133,3 +133,30 @@ def test_memory_is_the_chunks():
     )
     (used,) = re.findall(r"MiB (\d+)", done.stdout)
     assert int(used) < 128
+
+
+def test_nan_is_not_taken_for_zero():
+    z1, z2 = torch.randn(4, 3), torch.randn(4, 3)
+    for bad in (math.nan, math.inf):
+        spoiled = z1.clone()
+        spoiled[0, 0] = bad
+        assert nt_xent_loss(spoiled, z2).isnan()
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+@pytest.mark.parametrize("num", [1, 2, 5])
+def test_the_minimum_is_reached_by_a_simplex_and_not_beaten(num, temperature):
+    loss = NTXentLoss(temperature=temperature)
+    simplex = torch.eye(num, dtype=torch.float64) - 1 / num
+    floor = loss.minimum(simplex, simplex)
+    torch.testing.assert_close(loss(simplex, simplex), floor)
+    z1, z2 = (simplex.clone().requires_grad_() for _ in range(2))
+    optimizer = torch.optim.SGD([z1, z2], lr=0.01)
+    for _ in range(5):
+        torch.nn.init.normal_(z1), torch.nn.init.normal_(z2)
+        for _ in range(20):
+            optimizer.zero_grad()
+            value = loss(z1, z2)
+            assert value >= floor - 1e-12
+            value.backward()
+            optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,12 +27,23 @@ def directions(x: Tensor) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     # Divided by its largest element first: the squares of 1e30 overflow.
     largest = x.detach().abs().amax(-1, keepdim=True)
-    has_direction = largest > tiny
+    has_direction = ~(largest <= tiny)  # NaN stays NaN: a diverged model must not look like a perfect one
     x = x / largest.where(has_direction, 1.0)
     x = x.where(has_direction, 0.0)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     unit: Tensor = x / length.where(has_direction, 1.0)
     return unit
+
+
+def lowest_contrast(num: int, others: int, temperature: float, further: int = 0) -> float:
+    """Return the least that ``num`` samples can cost, each compared with ``others`` views of the other samples.
+
+    At best samples form a simplex: cosine 1 within a pair and ``-1 / (num - 1)`` between samples. No arrangement does
+    better (by Jensen's inequality, as the squared length of the sum of all embeddings is not negative), and in fewer
+    than ``num - 1`` dimensions none does as well. ``further`` candidates can at best be opposite, with cosine -1.
+    """
+    apart = 1 + 1 / (num - 1) if num > 1 else 0.0
+    return math.log1p(others * math.exp(-apart / temperature) + further * math.exp(-2 / temperature))
 
 
 def contrast(

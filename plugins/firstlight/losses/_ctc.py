@@ -59,7 +59,7 @@ def ctc_loss(
     _check_blank(blank, num_classes)
     inputs = _lengths("input_lengths", input_lengths, num, frames)
     labels = _lengths("target_lengths", target_lengths, num, targets.shape[-1])
-    targets = _padded(targets, labels).long()
+    targets = _padded(targets, labels).to(log_probs.device, torch.long)
     within = torch.arange(targets.shape[1], device=targets.device) < labels.to(targets.device)[:, None]
     if validate:
         _refuse_wrong_labels(targets, within, blank, num_classes)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from firstlight._require import require
-from firstlight.losses._contrast import check_pair, contrast, directions
+from firstlight.losses._contrast import check_pair, contrast, directions, lowest_contrast
 from firstlight.losses._gather import gather_ranks, report_mean, world
 
 _LARGEST_SCALE = 100.0  # CLIP's: above it training becomes unstable
@@ -115,3 +115,20 @@ class InfoNCELoss(nn.Module):
         return info_nce_loss(
             query, key, negatives, temperature=temperature, symmetric=self.symmetric, gather=self.gather
         )
+
+    @torch.no_grad()
+    def minimum(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:
+        """Return a bound that no embeddings get below; those of N - 1 dimensions or more can reach it.
+
+        A learnable temperature counts as the lowest that it can get to, 0.01.
+
+        >>> InfoNCELoss(temperature=0.5).minimum(torch.eye(8), torch.eye(8))
+        tensor(0.5376)
+        """
+        check_pair("query", query, "key", key)
+        num = world(self.gather)[1] * len(query)
+        temperature = 1 / _LARGEST_SCALE if self.learnable_temperature else self.temperature
+        # Seen from the keys, which a symmetric loss does too, there are no negatives.
+        further = 0 if negatives is None or self.symmetric else len(negatives)
+        value = lowest_contrast(num, num - 1, temperature, further)
+        return query.new_tensor(value, dtype=torch.promote_types(query.dtype, torch.float32))

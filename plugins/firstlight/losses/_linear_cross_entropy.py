@@ -66,10 +66,8 @@ def linear_cross_entropy_loss(
     _check_shapes(hidden, weight, target, bias, class_weight)
     valid, safe = valid_tokens(target.reshape(-1), weight.shape[0], ignore_index)
     work = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
-    share = valid.to(work)
-    if class_weight is not None:
-        class_weight = class_weight.detach().to(work)
-        share = share * class_weight[safe]
+    class_weight = None if class_weight is None else class_weight.detach().to(work)
+    share = valid.to(work) if class_weight is None else valid * class_weight[safe]
     settings = _Settings(work, label_smoothing, z_loss, chunk_tokens, reduction == "none", torch.is_grad_enabled())
     flat = hidden.reshape(-1, hidden.shape[-1])
     with torch.autocast(hidden.device.type, enabled=False):
@@ -78,10 +76,12 @@ def linear_cross_entropy_loss(
         )
     if reduction == "none":
         return losses.reshape(target.shape)
-    if reduction == "sum":
-        return losses
-    total = share.sum()
-    return losses / torch.where(total > 0, total, torch.ones_like(total))
+    return losses if reduction == "sum" else _mean(losses, share)
+
+
+def _mean(total: Tensor, share: Tensor) -> Tensor:
+    count = share.sum()
+    return total / torch.where(count > 0, count, torch.ones_like(count))
 
 
 def _check_shapes(
@@ -342,3 +342,26 @@ class LinearCrossEntropyLoss(nn.Module):
             z_loss=self.z_loss,
             chunk_tokens=self.chunk_tokens,
         )
+
+    @torch.no_grad()
+    def minimum(self, hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the lowest value that any logits could reach on this target: the entropy of the smoothed target.
+
+        >>> loss = LinearCrossEntropyLoss(label_smoothing=0.1)
+        >>> loss.minimum(torch.zeros(1, 2), torch.zeros(10, 2), torch.tensor([3]))
+        tensor(0.5003)
+        """
+        _check_shapes(hidden, weight, target, bias, self.class_weight)
+        valid, safe = valid_tokens(target, len(weight), self.ignore_index)
+        work = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
+        scale = torch.ones_like(weight[:, 0], dtype=work) if self.class_weight is None else self.class_weight.to(work)
+        # For each class as the target: the mass at that class, at every other, and in all. The z-loss can be 0.
+        even = scale * (self.label_smoothing / len(weight))
+        own = even + (1 - self.label_smoothing) * scale
+        mass = even.sum() - even + own
+        elsewhere = torch.xlogy(even, even).sum() - torch.xlogy(even, even)
+        floor = (torch.xlogy(mass, mass) - torch.xlogy(own, own) - elsewhere).clamp(min=0)
+        losses = floor[safe] * valid
+        if self.reduction == "none":
+            return losses
+        return losses.sum() if self.reduction == "sum" else _mean(losses.sum(), scale[safe] * valid)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from firstlight._require import require
-from firstlight.losses._contrast import check_pair, contrast, directions
+from firstlight.losses._contrast import check_pair, contrast, directions, lowest_contrast
 from firstlight.losses._gather import gather_ranks, report_mean, world
 
 
@@ -74,3 +74,15 @@ class NTXentLoss(nn.Module):
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         return nt_xent_loss(z1, z2, temperature=self.temperature, gather=self.gather, chunk_size=self.chunk_size)
+
+    @torch.no_grad()
+    def minimum(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """Return a bound that no embeddings get below; those of N - 1 dimensions or more can reach it.
+
+        >>> NTXentLoss(temperature=0.5).minimum(torch.eye(8), torch.eye(8))
+        tensor(0.8853)
+        """
+        check_pair("z1", z1, "z2", z2)
+        num = world(self.gather)[1] * len(z1)
+        value = lowest_contrast(num, 2 * num - 2, self.temperature)
+        return z1.new_tensor(value, dtype=torch.promote_types(z1.dtype, torch.float32))
