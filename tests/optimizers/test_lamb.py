@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,11 +125,12 @@ def test_it_is_keras_where_keras_is_the_paper():
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
-def test_each_step_is_lr_times_the_length_of_the_weights(mode, size):
-    """Where kozistr's steps ten times as far and timm's, which clips the gradients, elsewhere."""
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.001])
+def test_each_step_is_lr_times_the_length_of_the_weights(mode, size, weight_decay):
+    """Where pytorch-optimizer's first step is ten times as long, and timm's without decay has no such length."""
     params, gradients = problem()
-    optimizer = LAMB(params, lr=0.01, weight_decay=0.001, **mode)
+    optimizer = LAMB(params, lr=0.01, weight_decay=weight_decay, **mode)
     for grads in gradients:
         before = [p.detach().clone() for p in params]
         run(optimizer, params, [[g * size for g in grads]])
@@ -358,3 +363,13 @@ def test_sparse_gradients_and_complex_parameters_are_refused():
     param.grad = torch.ones_like(param)
     with pytest.raises(RuntimeError, match=r"view_as_real"):
         LAMB([param]).step()
+
+
+@pytest.mark.slow
+def test_shards_share_the_norm_of_their_layer(tmp_path):
+    """Under FSDP2 the norms of the paper are those of whole layers."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": str(here.parents[1] / "plugins")}
+    command = [sys.executable, str(here / "two_shards.py"), str(tmp_path / "meeting")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)
+    assert float(shown.stdout) < 1e-14

@@ -42,7 +42,16 @@ def test_step_decay_is_torch_step_lr():
 def test_cosine_is_torch_until_the_end_and_then_stays():
     expected = torch_factors(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 50), 51)
     assert [CosineAnnealing().factor(t, 50) for t in range(51)] == pytest.approx(expected, abs=1e-12)
-    assert CosineAnnealing().factor(100, 50) == 0.0  # torch's is back at 1
+    again = torch_factors(lambda o: CosineAnnealingLR(o, 100), 201)
+    assert [again[t] for t in (100, 150, 200)] == pytest.approx([0.0, 0.5, 1.0], abs=1e-12)
+    assert [CosineAnnealing().factor(t, 100) for t in (100, 150, 200)] == [0.0, 0.0, 0.0]
+
+
+def test_a_rate_of_zero_that_torch_refuses_and_others_waste_a_step_on():
+    with pytest.raises(ValueError, match="greater than 0"):
+        torch_factors(lambda o: LinearLR(o, start_factor=0.0), 1)
+    assert [WarmupLinear(warmup=4).factor(t, 100) for t in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert WarmupCosine(warmup=1).factor(0, 100) == 1.0  # where pl_bolts divides by warmup - 1
 
 
 def test_warmup_cosine_is_linear_then_cosine():

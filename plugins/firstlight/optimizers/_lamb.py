@@ -233,7 +233,7 @@ def _directions(
     if isinstance(scale, Tensor):
         scaled = (mean / denominator * scale for mean, denominator in zip(means, denominators, strict=True))
         return [update.add_(param, alpha=decay) for update, param in zip(scaled, params, strict=True)], 1.0
-    if decay < _SMALL_DECAY:  # r / decay might overflow
+    if decay < _SMALL_DECAY or not _is_plain(params[0]):  # r / decay might overflow; a DTensor has no _foreach_addcdiv
         updates = torch._foreach_div(means, denominators)
         torch._foreach_add_(updates, params, alpha=decay / scale)
         return updates, scale
@@ -268,4 +268,8 @@ def _move(params: list[Tensor], updates: _Tensors, scale: float | Tensor, group:
 
 def _is_on_host(tensor: Tensor) -> bool:
     """Whether reading a number of ``tensor`` waits for nobody: neither a device nor, as with a DTensor, other ranks."""
-    return tensor.device.type == "cpu" and type(tensor) in (Tensor, nn.Parameter)
+    return tensor.device.type == "cpu" and _is_plain(tensor)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) in (Tensor, nn.Parameter)
