@@ -17,6 +17,7 @@ from firstlight._require import require
 # whose five tensors a parameter stay in the cache save that, and still save calls where tensors are small.
 _CPU_BATCH = 16_384
 _SMALL_DECAY = 1e-4
+_LONG = 1_000_000
 
 _Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
@@ -250,15 +251,18 @@ def _move(params: list[Tensor], updates: _Tensors, scale: float | Tensor, group:
     if not group["adapt"]:
         rates = [lr * scale] * len(params)
     elif group["capturable"] or not _is_on_host(params[0]):
-        lengths, sizes = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(updates))
-        targets = lengths if phi is None else lengths.clamp(*phi)
-        rates = (lr * torch.where((lengths > 0) & (sizes > 0), targets / sizes, scale)).unbind()
+        before, after = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(updates))
+        target = before if phi is None else before.clamp(*phi)
+        rates = (lr * torch.where((before > 0) & (after > 0), target / after, scale)).unbind()
     else:  # numbers are quicker than tensors of one element
         rates = []
-        for length, size in zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True):
-            before, after = length.item(), size.item()
-            target = before if phi is None else min(max(before, phi[0]), phi[1])
-            rates.append(float(lr) * (target / after if before > 0 and after > 0 else scale))
+        # On a CPU torch adds one number after the other: of 50M in float32 the norm is off by 0.2 %.
+        dtype = torch.float64 if params[0].numel() > _LONG else None
+        lengths, sizes = torch._foreach_norm(params, dtype=dtype), torch._foreach_norm(updates, dtype=dtype)
+        for length, size in zip(lengths, sizes, strict=True):
+            long, wide = length.item(), size.item()
+            wanted = long if phi is None else min(max(long, phi[0]), phi[1])
+            rates.append(float(lr) * (wanted / wide if long > 0 and wide > 0 else scale))
     for param, update, rate in zip(params, updates, rates, strict=True):
         if isinstance(rate, Tensor):
             param.addcmul_(update, rate.reshape(()), value=-1)
