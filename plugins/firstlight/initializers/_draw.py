@@ -40,3 +40,10 @@ def blank(like: Tensor, generator: torch.Generator | None) -> Tensor:
     dtype = like.dtype if like.dtype.itemsize >= 4 else torch.float32
     device = like.device if generator is None else generator.device
     return torch.empty(like.shape, dtype=dtype, device=device)
+
+
+def measured_std(weight: Tensor) -> float:
+    """Return the standard deviation of what is there, computed in single precision or better."""
+    if weight.numel() < 2:
+        return 0.0
+    return float((weight if weight.dtype.itemsize >= 4 else weight.float()).std(correction=0))

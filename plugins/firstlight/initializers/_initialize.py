@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from firstlight._require import did_you_mean, require
-from firstlight.initializers._draw import draw, draw_orthogonal
+from firstlight.initializers._draw import draw, draw_orthogonal, measured_std
 from firstlight.initializers._fans import Slot, bias_names, slots
 from firstlight.initializers._feeds import LINEAR, RECURRENT_LAYERS, Feed, feeds_by_order, warnings_by_order
 from firstlight.initializers._gain import FAMILY
@@ -171,8 +171,7 @@ def _fill(
     found = getattr(layer, slot.attribute).detach()
     if padding is not None:
         found = found[torch.arange(len(found)) != padding]
-    exact = found if found.dtype.itemsize >= 4 else found.float()
-    return None, target, float(exact.std(correction=0)) if found.numel() > 1 else 0.0
+    return None, target, measured_std(found)
 
 
 def _target_std(weight: Tensor, slot: Slot, feed: Feed, rule: InitRule, scheme: str) -> float:

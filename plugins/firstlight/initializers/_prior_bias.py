@@ -56,11 +56,12 @@ def prior_bias_(
         fits = counts.dim() == 0 or counts.shape == (outputs,)
         require(fits, "class_counts", tuple(counts.shape), f"one number, or {outputs}, one for each output")
         require(bool((counts < total).all()), "class_counts", class_counts, f"below total={total}")
-        bias.copy_((torch.log(counts) - torch.log(total - counts)).expand(outputs))
+        bias.copy_((torch.log(counts) - torch.log(total - counts)).expand(outputs).to(bias.dtype))
         return layer
     wanted = 2 if outputs == 1 else outputs
     expected = "2 counts, negative and positive, for one output" if outputs == 1 else f"{outputs}, one for each output"
     require(counts.shape == (wanted,), "class_counts", class_counts, expected)
     log_counts = counts.log()
-    bias.copy_(log_counts[1:] - log_counts[:1] if outputs == 1 else log_counts - counts.sum().log())
+    logits = log_counts[1:] - log_counts[:1] if outputs == 1 else log_counts - counts.sum().log()
+    bias.copy_(logits.to(bias.dtype))
     return layer

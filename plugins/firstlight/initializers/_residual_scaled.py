@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from firstlight._require import require
-from firstlight.initializers._draw import draw
+from firstlight.initializers._draw import draw, measured_std
 from firstlight.initializers._report import InitReport, InitRow
 from firstlight.initializers._write import at_rest, key, originals, reason_to_leave, write
 
@@ -86,10 +86,10 @@ def _scale(
     if skipped is None:
         done |= keys
         weight = getattr(layer, "weight").detach()  # noqa: B009 - nn.Module knows no weight
-        target = factor * (float(weight.double().std(correction=0)) if std is None else std)
+        target = factor * (measured_std(weight) if std is None else std)
         values = weight * factor if std is None else draw(weight, target, "normal", generator)
         skipped = write(layer, "weight", values)
-        measured = float(getattr(layer, "weight").detach().double().std(correction=0))  # noqa: B009
+        measured = measured_std(getattr(layer, "weight").detach())  # noqa: B009
     if skipped is not None:
         target = measured = None
     return InitRow(name, type(layer).__name__, "linear", "residual", target, measured, skipped)
