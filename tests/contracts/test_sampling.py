@@ -103,6 +103,16 @@ def test_stopped_anywhere_and_resumed_is_unbroken(name, ranks):
 
 
 @EACH
+@pytest.mark.parametrize("place", [10, 12])
+def test_a_state_from_the_end_of_an_epoch_begins_the_next_one(name, place):
+    """At once, with no empty epoch between; the padding of the last batch may have counted."""
+    whole = epochs(SAMPLERS[name](10), 2)
+    sampler = SAMPLERS[name](10)
+    sampler.load_state_dict({"seed": 0, "epoch": 0, "place": place, "size": 10})
+    assert list(sampler) == whole[1]
+
+
+@EACH
 def test_resumed_on_another_number_of_ranks_no_sample_is_lost(name):
     order = list(SAMPLERS[name](23))
     for before, after in ((1, 2), (2, 1), (2, 3), (3, 2), (1, 4)):

@@ -68,6 +68,32 @@ def test_value_and_gradients_by_hand_step_after_step(recompute):
             torch.testing.assert_close(mine.grad, other.grad)
 
 
+@pytest.mark.parametrize("recompute", ["", "block", "layer"])
+def test_reading_after_the_backward_pass_gives_the_same(recompute):
+    """Recomputation neither adds to what was seen nor forgets it."""
+    net = Blocks(recompute)
+    penalty = ActivationPenalty(0.3, LAYERS).attach(net)
+    output = net(batch()).mean()
+    before = penalty(net)
+    (output + before).backward()
+    assert penalty(net).item() == before.item()
+
+
+def test_a_recomputed_layer_that_no_watched_module_holds():
+    """Called straight from a training step: what is recomputed must not count as a part of the next pass."""
+    layers = nn.ModuleDict({"first": nn.Linear(3, 5), "act": nn.ReLU(), "last": nn.Linear(5, 2)})
+    penalty = ActivationPenalty(0.3, ["act"]).attach(layers)
+
+    def region(x):
+        return layers["last"](layers["act"](layers["first"](x)))  # the last layer needs the watched one recomputed
+
+    for _ in range(3):
+        output = checkpoint(region, batch(), use_reentrant=False)
+        value = penalty(layers)
+        (output.square().mean() + value).backward()
+        torch.testing.assert_close(value, 0.3 * torch.relu(layers["first"](batch())).sum() / len(output))
+
+
 def test_patterns_name_layers_too():
     net = Blocks()
     by_pattern = ActivationPenalty(0.3, ["*.1"]).attach(net)
@@ -154,6 +180,7 @@ def test_a_pass_that_fails_leaves_no_trace():
         net.head(net.second(net.first(batch()))[:, :2])
     with pytest.raises(RuntimeError):
         net(torch.ones(1, 2))
+    net(batch())
     net(batch())
     torch.testing.assert_close(penalty(net), by_hand(net, batch()))
 
