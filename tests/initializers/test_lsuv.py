@@ -229,6 +229,18 @@ def test_compiled_modules(whole):
     assert all(abs(value - 1) < 0.1 for value in variances(net, 4 * X).values())
 
 
+def test_transformer_layers():
+    """In eval mode torch would run them in one fused call, which no layer sees."""
+    net = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    x = torch.randn(8, 6, 32)
+    report = lsuv_(net, x)
+    assert [row.name for row in report.initialized] == ["linear1", "linear2"]
+    assert [row.name for row in report.skipped] == ["self_attn.out_proj"]
+    net.dropout.p = net.dropout1.p = net.dropout2.p = net.self_attn.dropout = 0.0
+    measured = variances(net, x)
+    assert all(abs(measured[name] - 1) < 0.1 for name in ("linear1", "linear2"))
+
+
 def test_token_inputs():
     net = nn.Sequential(nn.Embedding(50, 32), nn.Linear(32, 32))
     (row,) = lsuv_(net, torch.randint(50, (16, 7))).rows
