@@ -204,7 +204,7 @@ def test_floor_without_focus_is_the_entropy():
     soft[0] = torch.tensor([0, 0.5, 0, 0.5, 0, 0])
     entropy = torch.special.entr(soft).sum(1)
     torch.testing.assert_close(lowest_focal(soft, 0.0), entropy, rtol=1e-9, atol=1e-12)
-    assert lowest_focal(torch.eye(3), 2.0).tolist() == [0, 0, 0]
+    assert (lowest_focal(torch.eye(3), 2.0) < 1e-30).all()
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])

@@ -11,8 +11,8 @@ def lowest_focal(weight: Tensor, gamma: float) -> Tensor:
     """Return ``min over distributions p of sum_c weight_c (1 - p_c)^gamma (-log p_c)`` for each row of ``[R, C]``.
 
     The sum is convex in p. At its minimum ``weight_c f'(p_c)`` is the same for all classes that weigh something
-    (Lagrange), and the p_c add up to 1: a bisection for the common slope, and a table to read p_c off it. The value is
-    taken at a distribution, so what the table gets wrong enters only squared.
+    (Lagrange), and the p_c add up to 1: a bisection for the common slope, and a table to read p_c off it. What the
+    table gets wrong enters only squared, since the p_c add up to 1 all the same.
     """
     rows = weight.double().sort(1, descending=True).values  # the order of classes does not matter: many rows are equal
     if not len(rows):
@@ -22,14 +22,12 @@ def lowest_focal(weight: Tensor, gamma: float) -> Tensor:
     logit, steepness = _table(gamma, rows.device)
     log_weight = rows.log()
     low, high = rows.new_full((len(rows), 1), -60.0), rows.new_full((len(rows), 1), 60.0)
-    for _ in range(40):
+    for _ in range(50):
         slope = (low + high) / 2
         too_much = torch.sigmoid(_read(logit, steepness, slope - log_weight)).sum(1, keepdim=True) > 1
         low, high = torch.where(too_much, slope, low), torch.where(too_much, high, slope)
     p = torch.sigmoid(_read(logit, steepness, (low + high) / 2 - log_weight))
-    p = p / p.sum(1, keepdim=True)
-    losses = torch.where(rows > 0, rows * (1 - p) ** gamma * -p.log(), 0.0).sum(1)
-    return torch.where((rows > 0).sum(1) < 2, 0.0, losses)[which]  # one class can have it all
+    return torch.where(rows > 0, rows * (1 - p) ** gamma * -p.log(), 0.0).sum(1)[which]
 
 
 def _table(gamma: float, device: torch.device) -> tuple[Tensor, Tensor]:
