@@ -26,6 +26,7 @@ def _leave_no_trace(tmp_path, monkeypatch) -> Iterator[None]:
     # Lightning sets these for its own subprocesses
     tolerated = (
         "PYTEST_",
+        "PYTORCH_",
         "PL_",
         "LOCAL_RANK",
         "NODE_RANK",

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from firstlight.losses import CrossEntropyLoss
 from firstlight.modules import ObjectiveModule, SupervisedModule
-from firstlight.regularizers import L1Penalty, L2Penalty
+from firstlight.regularizers import ActivationPenalty, L1Penalty, L2Penalty
 from firstlight.schedules import Constant, CosineAnnealing
 from helpers import classes_data, fit, loader, supervised, trainer, weights
 
@@ -42,6 +42,20 @@ def test_terms_and_penalties_are_logged_apart_and_add_up():
         assert row["train/loss"] == pytest.approx(sum(parts), rel=1e-6)
         assert all(part > 0 for part in parts)
         assert "val/loss" not in row or row["val/loss"] == row["val/loss/task"], "penalties are for training"
+
+
+def test_activations_are_penalized_from_the_first_step():
+    """The sum of the outputs of a layer, by magnitude, a sample; against the layer run by hand."""
+
+    class First(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 0:
+                with torch.no_grad():
+                    self.expected = 0.5 * float(pl_module.model[0](batch[0]).abs().sum() / len(batch[0]))
+
+    kept, first = Kept(), First()
+    fit(supervised(penalties=[ActivationPenalty(0.5, layers=["model.0"])]), first, kept, max_steps=1)
+    assert kept.rows[0]["train/penalty/activation"] == pytest.approx(first.expected, rel=1e-5)
 
 
 def test_validation_is_the_loss_over_all_samples():

@@ -127,6 +127,12 @@ class ObjectiveModule(LightningModule, ABC):
             metrics.update(output, target)
             self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=stage == "val")
 
+    def on_fit_start(self) -> None:
+        # Penalties on activations listen to layers, and must do so before the first forward pass.
+        for penalty in self.penalties.values():
+            if callable(getattr(penalty, "attach", None)):
+                penalty.attach(self)  # type: ignore[operator]
+
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return self.objective(self.loss_terms(batch), stage="train", batch_size=self.batch_size(batch))
 
