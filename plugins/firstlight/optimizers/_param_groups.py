@@ -159,8 +159,8 @@ def _layers(module: nn.Module, layer_decay: float) -> list[str]:
         if isinstance(child, (nn.ModuleList, nn.Sequential)):
             size = sum(p.numel() for p in child.parameters())
             inner = [name for name, layer in child.named_children() if any(True for _ in layer.parameters())]
-            # Of containers that hold the same parameters, the innermost has the real layers.
-            if len(inner) > 1 and size >= best:
+            # A container of one child is a wrapper; the real layers are further in.
+            if len(inner) > 1 and size > best:
                 best, found = size, [f"{path}.{name}" if path else name for name in inner]
     require(bool(found), "layer_decay", layer_decay, "used with layers=[...], or a ModuleList or Sequential of layers")
     return found
