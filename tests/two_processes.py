@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         callbacks=[
-            WeightInitialization(),
+            WeightInitialization(lsuv=True),
             probe,
             LearningRateScheduler(WarmupCosine(0.2)),
             monitor,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import re
+import warnings
 
 import pytest
 import torch
@@ -20,8 +22,6 @@ from helpers import Plain, classes_data, fit, loader, network, supervised
 
 def verdict(module, data=None, **kwargs):
     probe = OverfitOneBatch(on_fail="warn", **kwargs)
-    import warnings
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "OverfitOneBatch FAILED")
         try:
@@ -85,6 +85,13 @@ def test_passes_what_can_learn(make):
     assert result.final < result.initial
 
 
+def test_slow_is_no_fault():
+    result = verdict(Regression(nn.MSELoss(), lr=0.002), max_steps=60)
+    assert result.passed, str(result)
+    assert re.match(r"slowly; the optimizer: SGD at learning rate 0.002 does not get there, Adam at", result.cause)
+    assert verdict(Regression(nn.MSELoss(), lr=1e-5), max_steps=60).passed is False
+
+
 def test_label_smoothing_does_not_fool_it():
     result = verdict(supervised(loss=CrossEntropyLoss(label_smoothing=0.1)))
     on, off = 0.925, 0.025
@@ -142,8 +149,6 @@ def test_a_loss_without_a_known_floor_is_judged_by_its_fall():
     ids=["lr", "lr ours", "detached", "softmax", "softmax ours", "no_grad", "tiny lr", "sign", "labels"],
 )
 def test_names_the_cause(make, cause):
-    import re
-
     result = verdict(make())
     assert result.passed is False, str(result)
     assert re.search(cause, result.cause), result.cause

@@ -23,6 +23,7 @@ _REFERENCES = (1e-3, 1e-2)  # rates of the reference Adam: one for nets of any s
 #
 # Contrastive, adversarial and user-written losses have no floor that is known here: they must fall by a fifth.
 _SOON, _ENOUGH = Goal(left=0.025, fall=0.5), Goal(left=0.10, fall=0.2)
+_HALFWAY = Goal(left=0.5, fall=0.1)
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class OverfitOneBatch(Callback):
     most 10 % of what can be reduced may be left. A loss whose floor is not known must fall by a fifth. On the copy
     dropout, penalties and weight decay are off; the module's own optimizer runs, warmed up and cooled down. Where it
     fails, a reference Adam tries the same batch, which tells a fault of the optimizer from one of the model or the
-    loss. The probe also fails if some trainable parameter gets no gradient at all, though the rest may memorize the
-    batch without it.
+    loss; an optimizer that came halfway where the reference arrives passes as slow. The probe also fails if some
+    trainable parameter gets no gradient at all, though the rest may memorize the batch without it.
 
     Role: probe; weights, buffers, optimizer state, random numbers and the position in the data are the same after as
     before. Reads: the first batch. Writes: nothing. Logs: nothing; the verdict is ``callback.result`` and one line.
@@ -149,7 +150,11 @@ def _passes(trial: Trial) -> bool:
 
 
 def _judge(trial: Trial, references: list[Trial]) -> OverfitResult:
-    passed = _passes(trial)
+    cause = None if _passes(trial) else _certain_cause(trial) or _likely_cause(trial, references)
+    # Slow is no fault: the loss is on its way down, and a faster rate shows that there is nothing in it.
+    slow = cause is not None and _certain_cause(trial) is None and trial.reached(_HALFWAY)
+    slow = slow and any(reference.reached(_ENOUGH) for reference in references)
+    passed = cause is None or slow
     losses = trial.losses
     last = [loss for loss in losses[-5:] if math.isfinite(loss)]
     return OverfitResult(
@@ -158,7 +163,7 @@ def _judge(trial: Trial, references: list[Trial]) -> OverfitResult:
         final=min(last) if last else (math.nan if losses else None),
         floor=trial.floor,
         steps=len(losses),
-        cause=None if passed else _certain_cause(trial) or _likely_cause(trial, references),
+        cause=f"slowly; {cause}" if slow else cause,
     )
 
 
