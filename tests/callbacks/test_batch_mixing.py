@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from torchmetrics.classification import MulticlassAccuracy
 
 from firstlight.callbacks import BatchMixing
 from firstlight.mixing import CutMix, MixUp
-from helpers import fit, loader, supervised
+from helpers import fit, loader, supervised, trainer
 
 
 class Seen(Callback):
@@ -87,6 +87,25 @@ def test_one_of_several_is_chosen():
         constant = (whole == whole[:, :1]).all(1)
         kinds.add("mixup" if constant.all() else "cutmix")
     assert kinds == {"mixup", "cutmix"}
+
+
+@pytest.mark.parametrize("overrides", [True, False])
+def test_a_datamodule_with_a_hook_of_its_own_is_mixed_too(overrides):
+    class Data(LightningDataModule):
+        def train_dataloader(self):
+            return loader()
+
+        if overrides:
+
+            def on_after_batch_transfer(self, batch, dataloader_idx):
+                return [batch[0] + 100.0, batch[1]]
+
+    record, data = Seen(), Data()
+    run = trainer(callbacks=[BatchMixing([MixUp(0.8)], 4), record], max_epochs=1)
+    run.fit(supervised(), datamodule=data)
+    assert all(soft.shape == (8, 4) for _, soft in record.train)
+    assert all((float(x.mean()) > 90) == overrides for x, _ in record.train)
+    assert "on_after_batch_transfer" not in vars(data)
 
 
 def test_the_module_is_put_back():

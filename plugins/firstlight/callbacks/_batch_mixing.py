@@ -8,6 +8,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from firstlight._require import require
@@ -52,21 +53,26 @@ class BatchMixing(Callback):
         self.p = p
         self.seed = seed
         self._unmixed = MixUp(alpha=0.0)
+        self._owner: Any = self  # of the hook that is wrapped
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        inner = pl_module.on_after_batch_transfer
+        # Lightning asks the datamodule first, and the module only if that one does not override the hook.
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        self._owner = pl_module if datamodule is None else datamodule
+        overridden = datamodule is not None and is_overridden("on_after_batch_transfer", datamodule)
+        inner = (datamodule if overridden else pl_module).on_after_batch_transfer
 
         def on_after_batch_transfer(batch: Any, dataloader_idx: int) -> Any:
             batch = inner(batch, dataloader_idx)
             return self._mix(trainer, batch) if trainer.training else batch
 
-        pl_module.on_after_batch_transfer = on_after_batch_transfer  # type: ignore[method-assign]
+        self._owner.on_after_batch_transfer = on_after_batch_transfer
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.__dict__.pop("on_after_batch_transfer", None)
+        vars(self._owner).pop("on_after_batch_transfer", None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        pl_module.__dict__.pop("on_after_batch_transfer", None)
+        vars(self._owner).pop("on_after_batch_transfer", None)
 
     def _mix(self, trainer: Trainer, batch: Any) -> Any:
         generator = torch.Generator().manual_seed(self._draw_seed(trainer))

@@ -34,7 +34,12 @@ SLOTS: dict[str, Slot] = {
     "weight_initialization": Slot("firstlight.callbacks.WeightInitialization", "how weights start", _FIT),
     "overfit_one_batch": Slot("firstlight.callbacks.OverfitOneBatch", "can one batch be memorized?", _FIT),
     "learning_rate": Slot("firstlight.callbacks.LearningRateScheduler", "warm-up and decay", _FIT),
+    "batch_mixing": Slot("firstlight.callbacks.BatchMixing", "MixUp and CutMix on training batches", _FIT),
+    "gradient_clipping": Slot(
+        "firstlight.callbacks.GradientClipping", "by norm, value, percentile or unit; what becomes of NaN", _FIT
+    ),
     "gradient_monitor": Slot("firstlight.callbacks.GradientMonitor", "gradient norms and clip rate", _FIT),
+    "weight_ema": Slot("firstlight.callbacks.WeightEMA", "validate and end with averaged weights", _FIT),
     "early_stopping": Slot("firstlight.callbacks.EarlyStopping", "stop when a metric stalls", _FIT),
     "prediction_samples": Slot(
         "firstlight.callbacks.PredictionSamples", "predictions as table and picture", frozenset({"fit", "validate"})
