@@ -380,5 +380,6 @@ def test_shards_share_the_norm_of_their_layer(tmp_path):
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": str(here.parents[1] / "plugins")}
     command = [sys.executable, str(here / "two_shards.py"), str(tmp_path / "meeting")]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+    assert shown.returncode == 0, shown.stderr[-3000:]
     assert float(shown.stdout) < 1e-14
