@@ -337,6 +337,7 @@ def test_the_console_is_recorded_only_when_asked(tmp_path):
         logger = SafeWandbLogger(save_dir=tmp_path / name, capture_console=wanted)
         logger.log_metrics({"a": 1.0})
         print("said on the console")
+        time.sleep(1.0 if wanted else 0.0)  # wandb reads the console in a thread of its own
         logger.finish()
         assert (b"said on the console" in all_bytes(tmp_path / name)) is wanted
 
