@@ -9,8 +9,9 @@ import yaml
 
 from firstlight.cli._checkpoints import read
 from firstlight.cli._run_folder import run_folder_of
+from firstlight.tracking import redact
 
-_MASK = "***"  # what firstlight.tracking.redact leaves of a secret
+_MASK = redact({"password": "any"})["password"]  # what stands in config.yaml for a secret
 
 
 def trained_with(checkpoint: Path) -> dict[str, Any]:

@@ -60,13 +60,13 @@ class ObjectiveModule(LightningModule, ABC):
         self.penalties = nn.ModuleDict(_by_name(penalties))
         for name, metric in (metrics or {}).items():
             require(isinstance(metric, Metric), f"metrics[{name!r}]", metric, "a torchmetrics.Metric", error=TypeError)
-        self.stage_metrics = nn.ModuleDict(
-            {
-                stage: MetricCollection({name: metric.clone() for name, metric in metrics.items()}, prefix=f"{stage}/")
-                for stage in (("val", "test") if metrics else ())
-                if metrics
-            }
-        )
+        self.stage_metrics = nn.ModuleDict()
+        if metrics:
+            for stage in ("val", "test"):
+                clones: dict[str, Metric | MetricCollection] = {
+                    name: metric.clone() for name, metric in metrics.items()
+                }
+                self.stage_metrics[stage] = MetricCollection(clones, prefix=f"{stage}/")
         if optimizer is not None:
             require(callable(optimizer), "optimizer", optimizer, "a function of parameter groups", error=TypeError)
         self._make_optimizer = optimizer or functools.partial(AdamW, lr=1e-3)

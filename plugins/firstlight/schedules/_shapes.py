@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from firstlight._require import require
@@ -31,6 +32,22 @@ def linear_factor(step: int, start: int, end: int, floor: float) -> float:
     if step >= end:
         return floor
     return floor + (1.0 - floor) * (end - step) / (end - start)
+
+
+def warmed(
+    decay: Callable[[int, int, int, float], float],
+    step: int,
+    total_steps: int | None,
+    *,
+    warmup: Duration,
+    floor: float,
+) -> float:
+    """Warm-up, then ``decay`` from its end to the end of the run; a warm-up longer than the run is shortened to it."""
+    total = known(total_steps)
+    start = min(in_steps("warmup", warmup, total), total)
+    if step < start or start == total:
+        return warmup_factor(step, start)
+    return decay(step, start, total, floor)
 
 
 def not_after(step: int, total_steps: int | None) -> int:
@@ -156,8 +173,4 @@ class WarmupCosine(Schedule):
         check_floor(self.floor)
 
     def factor(self, step: int, total_steps: int | None = None) -> float:
-        total = known(total_steps)
-        warmup = min(in_steps("warmup", self.warmup, total), total)
-        if step < warmup or warmup == total:
-            return warmup_factor(step, warmup)
-        return cosine_factor(step, warmup, total, self.floor)
+        return warmed(cosine_factor, step, total_steps, warmup=self.warmup, floor=self.floor)

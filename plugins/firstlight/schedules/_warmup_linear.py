@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from firstlight.schedules._duration import Duration, in_steps
+from firstlight.schedules._duration import Duration
 from firstlight.schedules._schedule import Schedule
-from firstlight.schedules._shapes import check_floor, known, linear_factor, warmup_factor
+from firstlight.schedules._shapes import check_floor, linear_factor, warmed
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,4 @@ class WarmupLinear(Schedule):
         check_floor(self.floor)
 
     def factor(self, step: int, total_steps: int | None = None) -> float:
-        total = known(total_steps)
-        warmup = min(in_steps("warmup", self.warmup, total), total)
-        if step < warmup or warmup == total:
-            return warmup_factor(step, warmup)
-        return linear_factor(step, warmup, total, self.floor)
+        return warmed(linear_factor, step, total_steps, warmup=self.warmup, floor=self.floor)
