@@ -147,7 +147,8 @@ def looks_fresh(layer: nn.Module) -> bool:
 
     Linear and Conv draw from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), Bilinear with its first input as fan in, recurrent
     layers with the hidden size, attention from Xavier's uniform with zero bias; a few optimizer steps push some weight
-    outside (0.9999 against 1.85 after 50 steps of AdamW). Norm layers start at exactly 1, embeddings at
+    outside (of 20 seeds of Linear(30, 40): at most 1.0 times the bound fresh, above 3 times it after 50 steps of AdamW
+    at 0.01). Norm layers start at exactly 1, embeddings at
     N(0, 1) by mean and spread. Layers of other kinds count as fresh: no plan fills them.
     """
     if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
