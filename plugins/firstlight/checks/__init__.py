@@ -1,0 +1,6 @@
+"""Checks: evidence in, findings out; coded, pure, and free of any Trainer."""
+
+from firstlight.checks._check import Check, Evidence, Finding, Severity
+from firstlight.checks._diagnosis import Diagnosis, diagnose
+
+__all__ = ["Check", "Diagnosis", "Evidence", "Finding", "Severity", "diagnose"]

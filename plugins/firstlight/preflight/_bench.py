@@ -1,0 +1,144 @@
+"""A twin held still inside its own fit: steps can be run on it, and nothing of them stays."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from firstlight.preflight._tape import Record, Tape, replaced
+from firstlight.preflight._twin import Plan, Stop, fit, twin_of
+
+
+@dataclass
+class Ran:
+    """One step: the losses that were, or would have been, differentiated, and what was seen on the way."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    record: Record = field(default_factory=Record)
+
+    @property
+    def loss(self) -> Tensor | None:
+        """The loss, if there was exactly one."""
+        return self.losses[0] if len(self.losses) == 1 else None
+
+
+class Bench:
+    """Runs the step of ``twin`` on batches of our choice, without an optimizer step."""
+
+    def __init__(self, trainer: Trainer, twin: LightningModule, batches: Sequence[Any], plan: Plan) -> None:
+        self.trainer, self.twin, self.batches, self.plan = trainer, twin, list(batches), plan
+
+    @property
+    def batch(self) -> Any:
+        return self.batches[0]
+
+    def run(
+        self,
+        batch: Any,
+        *,
+        training: bool = True,
+        backward: bool = False,
+        detail: bool = False,
+        instead: Mapping[str, Any] | None = None,
+    ) -> Ran:
+        """Run ``training_step``; with ``backward`` leave gradients in the parameters.
+
+        ``instead`` is ``{"path": ..., "nth": ..., "output": ...}``: a module call to replace.
+        """
+        ran = Ran()
+        modes = {layer: layer.training for layer in self.twin.modules()}
+        buffers = {name: value.clone() for name, value in self.twin.named_buffers()}
+        tape = Tape(self.twin, detail=detail)
+        if not training:
+            self.twin.eval()
+        try:
+            with contextlib.ExitStack() as stack:
+                if instead is not None:
+                    stack.enter_context(replaced(self.twin, **instead))
+                stack.enter_context(self._no_steps(ran, backward))
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(self.trainer.precision_plugin.train_step_context())
+                ran.record = stack.enter_context(tape.running())
+                output = self._step(batch)
+            if self.twin.automatic_optimization:
+                loss = output["loss"] if isinstance(output, Mapping) else output
+                if isinstance(loss, Tensor):
+                    ran.losses = [loss]
+                    if backward and loss.requires_grad:
+                        loss.backward()  # type: ignore[no-untyped-call]
+        finally:
+            for layer, mode in modes.items():
+                layer.training = mode
+            with torch.no_grad():
+                for name, value in self.twin.named_buffers():
+                    if name in buffers:
+                        value.copy_(buffers[name])
+        return ran
+
+    def loss_of(self, batch: Any, ran: Ran, output: Tensor) -> Tensor | None:
+        """Return the loss of ``batch`` as if the network that was called last in ``ran`` had given ``output``."""
+        last = ran.record.networks[-1]
+        nth = sum(call.path == last.path for call in ran.record.networks) - 1
+        return self.run(batch, instead={"path": last.path, "nth": nth, "output": output}).loss
+
+    def _step(self, batch: Any) -> Any:
+        step = self.twin.training_step
+        return step(batch, 0) if step.__code__.co_argcount > 2 else step(batch)  # type: ignore[call-arg]
+
+    @contextlib.contextmanager
+    def _no_steps(self, ran: Ran, backward: bool) -> Iterator[None]:
+        """Under manual optimization: keep the losses, differentiate if asked, and let no optimizer step."""
+        if self.twin.automatic_optimization:
+            yield
+            return
+        optimizers: list[Optimizer] = self.trainer.optimizers
+        manual_backward = self.twin.manual_backward
+
+        def keep(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            ran.losses.append(loss)
+            if backward:
+                manual_backward(loss, *args, **kwargs)
+
+        def stand(closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
+            return closure() if closure is not None else None
+
+        shadows: Any = self.twin
+        shadows.manual_backward = keep
+        for optimizer in optimizers:
+            optimizer.step = stand  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del shadows.manual_backward
+            for optimizer in optimizers:
+                optimizer.__dict__.pop("step", None)
+
+
+def on_bench(module: LightningModule, plan: Plan, batches: Sequence[Any], experiment: Callable[[Bench], None]) -> None:
+    """Call ``experiment`` with a bench that holds a copy of ``module`` at the start of its first step."""
+
+    class Hold(Callback):
+        def on_train_batch_start(self, trainer: Trainer, twin: LightningModule, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 0:
+                ready = [batch]
+                for other in batches[1:]:
+                    moved = twin._apply_batch_transfer_handler(copy.deepcopy(other), device=plan.device)
+                    ready.append(trainer.precision_plugin.convert_input(moved))
+                experiment(Bench(trainer, twin, ready, plan))
+                trainer.should_stop = True
+                raise Done
+
+    with contextlib.suppress(Done):
+        fit(twin_of(module), plan, batches, [Hold(), Stop(1)])
+
+
+class Done(BaseException):
+    """The experiment is over; the fit around it has nothing more to do."""

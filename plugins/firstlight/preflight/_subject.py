@@ -1,0 +1,200 @@
+"""What is examined: a module, batches of its data, and the plan of the run."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from firstlight._require import require
+from firstlight.preflight._twin import Plan, hushed
+
+_SAMPLES = 2048  # looked at for facts about the data
+_BATCHES = 64
+
+
+@dataclass
+class Subject:
+    """A module with data to examine it on; nothing here is the user's own object but ``module``."""
+
+    module: LightningModule
+    plan: Plan
+    train: list[Any]  # batches in the order in which the loader gives them, on the CPU
+    val: list[Any] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)  # what could not be had, by reading
+
+
+def subject_of(module: LightningModule, data: Any, trainer: Trainer | None) -> Subject:
+    """Gather batches and the plan; call it with isolated random numbers.
+
+    Raises:
+        TypeError: ``module`` is no LightningModule, or ``data`` gives no training batches.
+    """
+    require(isinstance(module, LightningModule), "module", module, "a LightningModule", error=TypeError)
+    notes: dict[str, str] = {}
+    train_loader, val_loader = _loaders(module, data, trainer)
+    train = _take(train_loader)
+    require(len(train) > 0, "data", data, "data with at least one training batch", error=TypeError)
+    val = _take(val_loader) if val_loader is not None else []
+    if not val:
+        notes["val/"] = "there is no validation data"
+    return Subject(module, _plan(module, trainer, train_loader), train, val, notes)
+
+
+def _loaders(module: LightningModule, data: Any, trainer: Trainer | None) -> tuple[Any, Any]:
+    if isinstance(data, LightningDataModule):
+        data = _copied(data)
+        # Lightning's own: a datamodule that is attached asks its Trainer
+        if not getattr(data, "_firstlight_ready", False):
+            with hushed():
+                data.prepare_data()
+                data.setup("fit")
+        return _one(data.train_dataloader()), _one(_optional(data, "val_dataloader"))
+    if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], Tensor):
+        return _one(data[0]), _one(data[1])
+    if data is None:
+        return _one(module.train_dataloader()), _one(_optional(module, "val_dataloader"))
+    return _one(data), None
+
+
+def _copied(data: LightningDataModule) -> LightningDataModule:
+    """Copy a datamodule; the data sets in it are shared where they cannot be copied."""
+    try:
+        return copy.deepcopy(data)
+    except Exception:  # open files, locks, handles: its loaders are asked for anew, and only they move
+        return copy.copy(data)
+
+
+def _optional(owner: Any, hook: str) -> Any:
+    with hushed():
+        try:
+            return getattr(owner, hook)()
+        except Exception:  # Lightning's own default raises: there is no such loader
+            return None
+
+
+def _one(loader: Any) -> Any:
+    """Return the first of several loaders."""
+    while isinstance(loader, (list, tuple, Mapping)) and not isinstance(loader, DataLoader):
+        values = list(loader.values()) if isinstance(loader, Mapping) else list(loader)
+        if not values:
+            return None
+        loader = values[0]
+    return loader
+
+
+def _take(loader: Any) -> list[Any]:
+    batches: list[Any] = []
+    samples = 0
+    for batch in itertools.islice(_apart(loader), _BATCHES):
+        batches.append(batch)
+        samples += size_of(batch) or 1
+        if samples >= _SAMPLES and len(batches) >= 2:
+            break
+    return batches
+
+
+def _apart(loader: Any) -> Iterator[Any]:
+    """Iterate without worker processes and without moving the loader's own sampler and generator."""
+    dataset = getattr(loader, "dataset", None)
+    if type(loader) is DataLoader and not isinstance(dataset, IterableDataset):
+        sampler = copy.copy(loader.batch_sampler if loader.batch_sampler is not None else loader.sampler)
+        inner = getattr(sampler, "sampler", None)
+        if inner is not None:
+            sampler.sampler = _own_generator(copy.copy(inner))  # type: ignore[union-attr]
+        _own_generator(sampler)
+        settings: dict[str, Any] = {"collate_fn": loader.collate_fn}
+        if loader.batch_sampler is not None:
+            settings["batch_sampler"] = sampler
+        else:
+            settings |= {"batch_size": None, "sampler": sampler}
+        return iter(DataLoader(loader.dataset, **settings))
+    try:
+        return iter(copy.deepcopy(loader))
+    except Exception:  # a stream that cannot be copied, but can be begun again
+        return iter(loader)
+
+
+def _own_generator(sampler: Any) -> Any:
+    if isinstance(getattr(sampler, "generator", None), torch.Generator):
+        sampler.generator = sampler.generator.clone_state()
+    return sampler
+
+
+def _plan(module: LightningModule, trainer: Trainer | None, loader: Any) -> Plan:
+    length = _length(loader)
+    if trainer is None:
+        return Plan(num_batches=length, device=module.device)
+    on_cpu = module.device.type == "cpu"
+    precision = str(trainer.precision)
+    algorithm = trainer.gradient_clip_algorithm
+    limit = trainer.limit_train_batches
+    if isinstance(limit, float):
+        length = max(1, int(length * limit))
+    elif limit is not None:
+        length = max(1, min(length, int(limit)))
+    actors = [c for c in trainer.callbacks if getattr(c, "role", None) == "actor"]  # type: ignore[attr-defined]
+    return Plan(
+        max_epochs=1000 if trainer.max_epochs is None else trainer.max_epochs,
+        max_steps=trainer.max_steps,
+        num_batches=length,
+        accumulate=trainer.accumulate_grad_batches,
+        clip_value=float(trainer.gradient_clip_val) if trainer.gradient_clip_val else None,
+        clip_algorithm=algorithm.value if isinstance(algorithm, GradClipAlgorithmType) else algorithm,
+        precision="32-true" if on_cpu and precision == "16-mixed" else precision,
+        device=module.device,
+        actors=tuple(c for c in actors if not isinstance(c, EarlyStopping) and getattr(c, "in_step", True)),
+    )
+
+
+def _length(loader: Any) -> int:
+    try:
+        return max(1, len(loader))
+    except TypeError:
+        return 1000
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors in a batch, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [tensor for item in value for tensor in tensors_of(item)] if isinstance(value, (list, tuple)) else []
+
+
+def size_of(batch: Any) -> int | None:
+    """Return the number of samples of a batch: the length of its first tensor that has one."""
+    return next((len(tensor) for tensor in tensors_of(batch) if tensor.ndim), None)
+
+
+def with_tensors(batch: Any, change: Any) -> Any:
+    """Return the batch with ``change(tensor)`` in place of every tensor."""
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        return type(batch)({key: with_tensors(value, change) for key, value in batch.items()})  # type: ignore[call-arg]
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(with_tensors(value, change) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(with_tensors(value, change) for value in batch)
+    return batch
+
+
+def part_of(batch: Any, index: Tensor) -> Any:
+    """Return the samples ``index`` of a batch."""
+    size = size_of(batch)
+
+    def change(tensor: Tensor) -> Tensor:
+        return tensor[index] if tensor.ndim and len(tensor) == size else tensor
+
+    return with_tensors(batch, change)

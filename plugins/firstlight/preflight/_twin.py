@@ -1,0 +1,178 @@
+"""A copy of a module on a Trainer of its own: what is done to it does not reach the run."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import copy
+import io
+import itertools
+import logging
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+_STEPS = ("training_step", "validation_step", "forward", "log", "log_dict", "optimizer_step", "configure_model")
+_PATCHED = (*_STEPS, "configure_gradient_clipping", "configure_optimizers", "on_after_batch_transfer", "print")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The run to come, as far as experiments must repeat it."""
+
+    max_epochs: int = 1000
+    max_steps: int = -1
+    num_batches: int = 1
+    accumulate: int = 1
+    clip_value: float | None = None
+    clip_algorithm: str | None = None
+    precision: str = "32-true"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    actors: tuple[Callback, ...] = ()  # callbacks that take part in a step: schedules, clipping
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the planned run."""
+        by_epochs = self.max_epochs * max(1, -(-self.num_batches // self.accumulate)) if self.max_epochs > 0 else 10**9
+        return min(by_epochs, self.max_steps) if self.max_steps > 0 else by_epochs
+
+
+def twin_of(module: LightningModule) -> LightningModule:
+    """Copy ``module``, without its Trainer, its loggers and what others have patched into the instance."""
+    twin = copy.deepcopy(module)
+    for name in _PATCHED:
+        # patches (torch.compile, other tools) stay bound to the original: its weights would be trained
+        if name in twin.__dict__ and not isinstance(twin.__dict__[name], torch.nn.Module):
+            del twin.__dict__[name]
+    for parameter in twin.parameters():
+        parameter.grad = None
+    quiet: Any = twin
+    quiet.log = quiet.log_dict = quiet.print = _nothing
+    quiet.configure_callbacks = _no_callbacks
+    return twin
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Stand in for ``log``."""
+
+
+def _no_callbacks() -> list[Callback]:
+    return []
+
+
+class Repeat:
+    """A loader that gives batches again and again, ``length`` of them an epoch."""
+
+    def __init__(self, batches: Sequence[Any], length: int) -> None:
+        self.batches, self.length = list(batches), length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in range(self.length):
+            yield copy.deepcopy(self.batches[index % len(self.batches)])
+
+
+class Stop(Callback):
+    """Ends a run after ``steps`` batches, or as soon as ``enough`` says so."""
+
+    def __init__(self, steps: int, enough: Callable[[], bool] | None = None) -> None:
+        self.steps, self.enough, self.taken = steps, enough, 0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.taken += 1
+        if self.taken >= self.steps or (self.enough is not None and self.enough()):
+            trainer.should_stop = True
+
+
+def fit(
+    twin: LightningModule,
+    plan: Plan,
+    batches: Sequence[Any],
+    callbacks: Sequence[Callback],
+    *,
+    with_actors: bool = True,
+) -> Trainer:
+    """Train ``twin`` on ``batches`` by a quiet Trainer with the settings of the planned run."""
+    clip: dict[str, Any] = {}
+    if plan.clip_value is not None and twin.automatic_optimization:
+        clip = {"gradient_clip_val": plan.clip_value, "gradient_clip_algorithm": plan.clip_algorithm}
+    actors = copy.deepcopy(list(plan.actors)) if with_actors else []
+    with hushed():
+        trainer = Trainer(
+            strategy=SingleDeviceStrategy(device=plan.device, accelerator=None),
+            accelerator="cpu" if plan.device.type == "cpu" else "auto",
+            precision=plan.precision,  # type: ignore[arg-type]
+            max_epochs=plan.max_epochs,
+            max_steps=plan.max_steps,
+            accumulate_grad_batches=plan.accumulate if twin.automatic_optimization else 1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            callbacks=[*actors, *callbacks],
+            **clip,
+        )
+        # what is switched on from outside, for every Trainer, is for the run
+        known = {id(callback) for callback in (*actors, *callbacks)}
+        trainer.callbacks = [c for c in trainer.callbacks if id(c) in known]  # type: ignore[attr-defined]
+        with writes_nothing():
+            trainer.fit(twin, Repeat(batches, plan.num_batches))
+    return trainer
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Lightning's advice and log lines are for the run, not for experiments on a copy."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def writes_nothing() -> Iterator[None]:
+    """Send what this thread opens for writing, or saves with torch, to files that vanish."""
+    opened, saved, thread = builtins.open, torch.save, threading.get_ident()
+    # Compilers keep what they built in folders of their own, and read it back by name.
+    caches = tuple(os.path.realpath(path) for path in (tempfile.gettempdir() + "/torchinductor_", "~/.triton", "/dev/"))
+
+    with tempfile.TemporaryDirectory(prefix="firstlight-") as folder:
+        counter = itertools.count()
+
+        def elsewhere(path: Any) -> Any:
+            outside = isinstance(path, (str, os.PathLike)) and threading.get_ident() == thread
+            outside = outside and not os.path.realpath(path).startswith(caches)
+            return os.path.join(folder, str(next(counter))) if outside else path  # noqa: PTH118
+
+        def guarded_open(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+            return opened(elsewhere(file) if set(mode) & set("wax") else file, mode, *args, **kwargs)
+
+        def guarded_save(value: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+            saved(value, elsewhere(f), *args, **kwargs)
+
+        builtins.open = io.open = guarded_open  # type: ignore[assignment]
+        torch.save = guarded_save
+        try:
+            yield
+        finally:
+            builtins.open = io.open = opened  # type: ignore[misc]
+            torch.save = saved
