@@ -35,6 +35,7 @@ class Bench:
 
     def __init__(self, trainer: Trainer, twin: LightningModule, batches: Sequence[Any], plan: Plan) -> None:
         self.trainer, self.twin, self.batches, self.plan = trainer, twin, list(batches), plan
+        self.last = Ran()  # the step run last, also one that raised
 
     @property
     def batch(self) -> Any:
@@ -53,10 +54,11 @@ class Bench:
 
         ``instead`` is ``{"path": ..., "nth": ..., "output": ...}``: a module call to replace.
         """
-        ran = Ran()
+        ran = self.last = Ran()
         modes = {layer: layer.training for layer in self.twin.modules()}
         buffers = {name: value.clone() for name, value in self.twin.named_buffers()}
         tape = Tape(self.twin, detail=detail)
+        ran.record = tape.record
         if not training:
             self.twin.eval()
         try:
@@ -66,7 +68,7 @@ class Bench:
                 stack.enter_context(self._no_steps(ran, backward))
                 stack.enter_context(torch.enable_grad())
                 stack.enter_context(self.trainer.precision_plugin.train_step_context())
-                ran.record = stack.enter_context(tape.running())
+                stack.enter_context(tape.running())
                 output = self._step(batch)
             if self.twin.automatic_optimization:
                 loss = output["loss"] if isinstance(output, Mapping) else output

@@ -75,6 +75,7 @@ class Record:
     loss_calls: list[LossCall] = field(default_factory=list)
     activations: list[Activation] = field(default_factory=list)
     outputs: list[tuple[str, Tensor]] = field(default_factory=list)  # of every module, in the order of their ends
+    refused: LossCall | None = None  # a loss call that raised
 
     @property
     def networks(self) -> list[Call]:
@@ -105,6 +106,10 @@ class Tape(TorchFunctionMode):
         self._in_loss += is_loss
         try:
             value = func(*args, **kwargs)
+        except Exception:
+            if is_loss:
+                self.record.refused = LossCall(func, args, kwargs, torch.full((), torch.nan))
+            raise
         finally:
             self._in_loss -= is_loss
         if is_loss and not self._in_loss:

@@ -1,0 +1,341 @@
+"""FL1xx: the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from firstlight.checks._check import Check, Evidence, Finding, Severity
+
+
+@final
+class NonfiniteData(Check):
+    """Inputs or targets hold NaN or infinity.
+
+    Rule: any value that is not finite in up to 2048 training samples is an error: one such value makes the loss of its
+    batch NaN, and the next step all weights.
+    Known false alarms: NaN as "missing" in a model that masks it; ignore the finding with that reason.
+    """
+
+    code, name, title, rank = "FL101", "nonfinite_data", "all values are finite", 1
+    needs = ("data/nonfinite",)
+    why = "One NaN in a batch makes its loss NaN, and the step after it every weight."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        count = evidence["data/nonfinite"]
+        if count:
+            yield self.finding(
+                Severity.ERROR,
+                value=float(count),
+                threshold=0.0,
+                where=str(evidence.get("data/nonfinite_where", "")),
+                message=f"{count} values of the training data are NaN or infinite",
+                advice="drop or impute them before batches are made",
+            )
+
+
+@final
+class InputScale(Check):
+    """The inputs that the model receives are far too wide or too narrow.
+
+    Rule: the standard deviation over everything that the first module receives, after all transforms, is above 10 or
+    below 0.02, and the outputs do change with the scale (a norm layer in front would undo it).
+    Evidence: faulty set-ups show 96 (pixels as bytes), 222 (a raw table), 0.0015 (scaled twice); healthy ones 0.38 to 1.
+    Known false alarms: physical units that a model scales by hand inside.
+    """
+
+    code, name, title, rank = "FL102", "input_scale", "inputs have unit scale", 10
+    needs = ("inputs/std",)
+    why = "Weights are made for inputs about one wide; others saturate or kill units in the first steps."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        std, mean = evidence["inputs/std"], evidence["inputs/mean"]
+        if 0.02 <= std <= 10 or std != std or evidence.get("network/scale_free"):
+            return
+        # Proof is a set-up that does not learn; a wide input that learns all the same is worth a warning.
+        suffers = evidence.get("pair/own", 0.0) > 0.5 or _ratio(evidence) > 3
+        yield self.finding(
+            Severity.ERROR if suffers else Severity.WARNING,
+            value=std,
+            threshold="0.02 to 10",
+            message=f"what the model receives has standard deviation {std:.4g} (mean {mean:.4g})",
+            advice=f"standardize the inputs: (x - {mean:.4g}) / {std:.4g}, with the numbers of the training split",
+        )
+
+
+def _ratio(evidence: Evidence) -> float:
+    initial, constant = evidence.get("loss/initial"), evidence.get("loss/constant")
+    return initial / constant if initial is not None and constant and constant > 0 else 1.0
+
+
+@final
+class ColumnScale(Check):
+    """Columns of a table differ in width by more than a hundred.
+
+    Rule: the largest standard deviation of a column over the median one is above 100; a warning.
+    Known false alarms: one-hot columns beside counts.
+    """
+
+    code, name, title, rank = "FL103", "column_scale", "columns have like scales", 12
+    needs = ("inputs/column_ratio",)
+    why = "The widest column drowns the others: the rate that suits it is far too small for them."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        ratio = evidence["inputs/column_ratio"]
+        if ratio > 100:
+            yield self.finding(
+                Severity.WARNING,
+                value=ratio,
+                threshold=100.0,
+                where=f"column {evidence.get('inputs/widest')}",
+                message=f"the widest column is {ratio:.3g} times as wide as the median one",
+                advice="standardize each column with mean and deviation of the training split, or take its logarithm",
+            )
+
+
+@final
+class TargetScale(Check):
+    """Targets of a regression are far from unit scale.
+
+    Rule: their standard deviation is above 10 or below 0.01, and the batch of the pair is not learned.
+    Evidence: a faulty set-up shows 7.5e4; healthy ones about 1.
+    Known false alarms: a module that scales targets inside its step; there the batch is learned, and nothing is said.
+    """
+
+    code, name, title, rank = "FL104", "target_scale", "targets have unit scale", 11
+    needs = ("targets/std",)
+    why = "A fresh network gives values about one; to reach such targets its last layer must travel for most of the run."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        std, mean = evidence["targets/std"], evidence["targets/mean"]
+        if 0.01 <= std <= 10 or std != std:
+            return
+        suffers = evidence.get("pair/own", 1.0) > 0.5
+        yield self.finding(
+            Severity.ERROR if suffers else Severity.INFO,
+            value=std,
+            threshold="0.01 to 10",
+            message=f"targets have standard deviation {std:.4g} (mean {mean:.4g})",
+            advice=f"standardize targets: (y - {mean:.4g}) / {std:.4g}, and undo it for the metric",
+        )
+
+
+@final
+class LabelRange(Check):
+    """Class indices that the model has no output for.
+
+    Rule: a label is negative (and not the ignored index) or at least the number of outputs; an error. On a GPU such a
+    label ends the process.
+    Known false alarms: none known.
+    """
+
+    code, name, title, rank = "FL105", "label_range", "labels fit the outputs", 2
+    needs = ("targets/label_range",)
+    why = "The loss reads beside the outputs: an exception on a CPU, the end of the process on a GPU."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        low, high, classes = evidence["targets/label_range"]
+        if low < 0 or high >= classes:
+            shift = "subtract 1 from the labels" if low == 1 and high == classes else f"give the model {high + 1} outputs"
+            yield self.finding(
+                Severity.ERROR,
+                value=f"{low} to {high}",
+                threshold=f"0 to {classes - 1}",
+                message=f"labels go from {low} to {high}, but the model has {classes} outputs",
+                advice=shift if low >= 0 else "labels must not be negative, but for the ignored index",
+            )
+
+
+@final
+class OneClass(Check):
+    """All labels are the same.
+
+    Rule: 100 labels or more, and a single class among them; an error.
+    Known false alarms: none known; a sorted stream whose first 2048 samples are of one class is caught here too.
+    """
+
+    code, name, title, rank = "FL106", "one_class", "there are classes to tell apart", 3
+    needs = ("targets/classes",)
+    why = "With one class every constant is perfect, and nothing is learned."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        if evidence["targets/classes"] < 2 and evidence.get("data/samples", 0) >= 100:
+            yield self.finding(
+                Severity.ERROR,
+                value=1.0,
+                threshold=2.0,
+                message="all labels seen are of one class",
+                advice="look at how labels are made: a wrong column, an integer division, a sorted file",
+            )
+
+
+@final
+class ImbalanceUnweighted(Check):
+    """A rare class whose samples weigh no more than the others.
+
+    Rule: the rarest class has less than a fifth of its even share, and at equal outputs one of its samples pulls less
+    than twice as hard as one of the commonest class; a warning. Weights, focal factors and samplers are seen by what
+    they do.
+    Known false alarms: rarity that is meant to be learned as it is (calibrated probabilities).
+    """
+
+    code, name, title, rank = "FL107", "imbalance_unweighted", "rare classes are weighed", 62
+    needs = ("targets/least_share", "loss/rare_weight")
+    why = "The best constant answer ignores the rare class, and accuracy does not show it."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        share, pull = evidence["targets/least_share"], evidence["loss/rare_weight"]
+        if share < 0.2 and pull < 2:
+            yield self.finding(
+                Severity.WARNING,
+                value=share,
+                threshold=0.2,
+                where=f"class {evidence.get('targets/rarest')}",
+                message=f"the rarest class has {share:.2g} of an even share and weighs {pull:.2g} times a common one",
+                advice="give the loss class weights or draw classes evenly, and watch a balanced metric",
+            )
+
+
+@final
+class SortedOrder(Check):
+    """Batches come sorted by label.
+
+    Rule: the mean entropy of the labels of a batch, over the first ten, is below half (warning) or a fifth (error) of
+    that of the same labels in random order.
+    Evidence: sorted digits 0.06; shuffled ones about 1 at every batch size.
+    Known false alarms: a curriculum or a time series that is meant to come in order.
+    """
+
+    code, name, title, rank = "FL108", "sorted_order", "batches are shuffled", 13
+    needs = ("data/order_ratio",)
+    why = "Each batch pulls all outputs towards its one class: the model forgets the others every few steps."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        ratio = evidence["data/order_ratio"]
+        if ratio < 0.5:
+            yield self.finding(
+                Severity.ERROR if ratio < 0.2 else Severity.WARNING,
+                value=ratio,
+                threshold=0.5,
+                where="the training loader",
+                message=f"labels within a batch vary {ratio:.2g} times as much as in random order",
+                advice="pass shuffle=True to the training DataLoader",
+            )
+
+
+@final
+class SplitShift(Check):
+    """Validation inputs are not scaled like training inputs.
+
+    Rule: the median over columns of the difference of means is above half a standard deviation, or the overall
+    deviations differ by more than a factor three; a warning.
+    Evidence: clean splits of five data sets: at most 0.11, and 0.97 to 1.06.
+    Known false alarms: a validation set that really is from elsewhere.
+    """
+
+    code, name, title, rank = "FL109", "split_shift", "splits are scaled alike", 14
+    needs = ("splits/shift", "splits/ratio")
+    why = "The model is judged on inputs that it has never been shown the like of."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        shift, ratio = evidence["splits/shift"], evidence["splits/ratio"]
+        if shift > 0.5 or not 1 / 3 < ratio < 3:
+            yield self.finding(
+                Severity.ERROR if ratio > 10 or ratio < 0.1 else Severity.WARNING,
+                value=max(shift, ratio),
+                threshold="0.5 deviations, factor 3",
+                where="the validation loader",
+                message=f"validation inputs are {ratio:.3g} times as wide, and {shift:.2g} deviations away",
+                advice="apply the training split's normalization to validation and test",
+            )
+
+
+@final
+class SplitOverlap(Check):
+    """Validation samples that are training samples.
+
+    Rule: more than 1 % of validation inputs stand in the training data exactly; an error. Inputs of few elements, or a
+    training split that repeats itself, are not judged.
+    Known false alarms: records that really repeat.
+    """
+
+    code, name, title, rank = "FL110", "split_overlap", "splits share no sample", 15
+    needs = ("splits/shared", "splits/unique", "inputs/elements")
+    why = "A score on samples that were trained on says nothing about new ones."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        shared = evidence["splits/shared"]
+        if evidence["inputs/elements"] >= 8 and evidence["splits/unique"] > 0.9 and shared > 0.01:
+            yield self.finding(
+                Severity.ERROR,
+                value=shared,
+                threshold=0.01,
+                where="the validation loader",
+                message=f"{shared:.1%} of the validation samples stand in the training data",
+                advice="split before anything is copied or augmented, by a key that a sample has one of",
+            )
+
+
+@final
+class NoLabelSignal(Check):
+    """Labels that have nothing to do with their inputs.
+
+    Rule: the nearest neighbours of a training input predict its label no better than those of permuted labels (p > 0.05
+    of 100 permutations). Where the validation split does show a signal (p < 0.02) this is an error: training labels were
+    moved apart from their inputs; elsewhere a warning, if a short training does not carry over to held-out samples
+    either.
+    Known false alarms: labels that only a product of many features tells (parity), or high-resolution images.
+    """
+
+    code, name, title, rank = "FL111", "no_label_signal", "labels belong to their inputs", 9
+    needs = ("labels/p_value",)
+    why = "The model can only memorize: what it learns holds for no other sample."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        p_value, gain = evidence["labels/p_value"], evidence["labels/gain"]
+        other = evidence.get("labels/val_p_value", 1.0)
+        carries = evidence.get("labels/held_out_gain")
+        if p_value <= 0.05 or (other >= 0.02 and (carries is None or carries > 0.05)):
+            return
+        told = "; those of the validation split do" if other < 0.02 else ", nor does a short training on the other half"
+        yield self.finding(
+            Severity.ERROR,
+            value=p_value,
+            threshold=0.05,
+            where="the training labels",
+            message=f"near inputs do not have like labels (gain {gain:.2g}, p = {p_value:.2f}){told}",
+            advice="look at where inputs and labels are joined: was one of them shuffled, sorted or filtered alone?",
+        )
+
+
+@final
+class DegenerateData(Check):
+    """Inputs that are all the same, or mostly copies.
+
+    Rule: every column is constant, or more than half of the rows repeat another; an error for constants, a warning for
+    copies (inputs of few elements are not judged).
+    Known false alarms: oversampling with replacement.
+    """
+
+    code, name, title, rank = "FL112", "degenerate_data", "samples differ", 8
+    needs = ("inputs/duplicate_share", "inputs/elements")
+    why = "Where inputs are alike there is nothing to tell labels apart by."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        constant, copies = evidence.get("inputs/constant_share", 0.0), evidence["inputs/duplicate_share"]
+        if constant >= 1:
+            yield self.finding(
+                Severity.ERROR,
+                value=constant,
+                threshold=1.0,
+                message="every element of the inputs has the same value in all samples",
+                advice="look at what the data set returns: one file read again and again, a buffer that is overwritten",
+            )
+        elif copies > 0.5 and evidence["inputs/elements"] >= 8:
+            yield self.finding(
+                Severity.WARNING,
+                value=copies,
+                threshold=0.5,
+                message=f"{copies:.0%} of the training samples repeat another",
+                advice="look at the sampler and at the index of __getitem__",
+            )

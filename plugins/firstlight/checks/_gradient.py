@@ -1,0 +1,141 @@
+"""FL4xx: gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from firstlight.checks._check import Check, Evidence, Finding, Severity
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+@final
+class NoGradient(Check):
+    """Trainable parameters that no gradient reaches.
+
+    Rule: over all batches seen, and over the training of a copy, a trainable tensor gets no gradient at all (the graph is
+    cut, or the loss does not use it: rank of a root) or one that is exactly zero; an error.
+    Known false alarms: heads that only some batches use, if none of the batches seen did.
+    """
+
+    code, name, title, rank = "FL401", "no_gradient", "gradients reach every parameter", 26
+    needs = ("gradient/none", "gradient/zero")
+    why = "These parameters keep their random initial values for the whole run."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        later = set(evidence.get("pair/reached", [])) | set(evidence.get("pair/reference_reached", []))
+        never = [name for name in evidence["gradient/none"] if name not in later]
+        zero = [name for name in evidence["gradient/zero"] if name not in later]
+        if never:
+            cut = evidence.get("gradient/cut", "")
+            yield self.finding(
+                Severity.ERROR,
+                value=float(len(never)),
+                threshold=0.0,
+                where=cut or never[0],
+                message=f"no gradient reaches {_some(never)}",
+                advice="look for detach(), no_grad, argmax or .data after it, or freeze it with requires_grad_(False)",
+            )
+        elif zero:
+            yield self.finding(
+                Severity.ERROR,
+                value=float(len(zero)),
+                threshold=0.0,
+                where=zero[0],
+                message=f"the gradient of {_some(zero)} is exactly zero on every batch",
+                advice="look for a dead activation or an output that does not depend on it",
+            )
+
+
+@final
+class Vanishing(Check):
+    """Gradients that die on the way to the first layers.
+
+    Rule: over the weights of two dimensions and more, embeddings and frozen ones left out, the smallest gradient relative
+    to its weight is below 1e-5 of the largest; an error if it still is after ten steps (zero-initialized branches open
+    by then) and the batch is not learned.
+    Evidence: faulty 4e-12 to 2e-3, healthy at least 0.016.
+    Known false alarms: none known after the second reading.
+    """
+
+    code, name, title, rank = "FL402", "vanishing", "gradients reach the first layers", 30
+    needs = ("gradient/relative",)
+    why = "Layers whose gradient is a millionth of the others' do not train."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        first = {name: value for name, value in evidence["gradient/relative"].items() if value > 0}
+        later = {name: value for name, value in evidence.get("gradient/later", {}).items() if name in first}
+        if len(first) < 3:
+            return
+        weakest = min(first, key=lambda name: first[name])
+        ratio = first[weakest] / max(first.values())
+        if later and max(later.values()) > 0:
+            ratio = max(ratio, later.get(weakest, 0.0) / max(later.values()))
+        if ratio < 1e-5 and evidence.get("pair/own", 1.0) > 0.5:
+            yield self.finding(
+                Severity.ERROR,
+                value=ratio,
+                threshold=1e-5,
+                where=weakest,
+                message=f"its gradient, relative to its weight, is {ratio:.1g} of the largest",
+                advice="ReLU-like activations with He initialization, residual connections, or a norm layer",
+            )
+
+
+@final
+class StaleGradients(Check):
+    """Old gradients are applied again.
+
+    Rule: an optimizer steps on a gradient that was there before its last step and was never cleared, in a run that
+    declares no accumulation; an error. Gradients that gather between two steps are accumulation and not judged.
+    Known false alarms: none known.
+    """
+
+    code, name, title, rank = "FL403", "grad_accumulating", "gradients are cleared", 21
+    needs = ("gradient/stale",)
+    why = "Every step repeats all earlier ones: the sum of all gradients so far sets the direction."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        names = evidence["gradient/stale"]
+        if names:
+            yield self.finding(
+                Severity.ERROR,
+                value=float(len(names)),
+                threshold=0.0,
+                where=names[0],
+                message=f"gradients of {_some(names)} from before the last step are still there at the next",
+                advice="call optimizer.zero_grad() once a step, before the backward pass",
+            )
+
+
+@final
+class ClipTiny(Check):
+    """Clipping that takes almost all of the gradient.
+
+    Rule: the clipping norm is below 5 % of the median gradient norm of the first steps; an error where the user's
+    optimizer fails and the reference learns, else a fact: Adam does not feel it.
+    Known false alarms: none known.
+    """
+
+    code, name, title, rank = "FL404", "clip_tiny", "clipping leaves the gradient", 24
+    needs = ("gradient/clip_norms", "plan/clip")
+    why = "Every step has the clipped length, whatever the loss looks like: a learning rate in disguise."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        norms, clip = sorted(evidence["gradient/clip_norms"]), evidence["plan/clip"]
+        if clip is None or not norms:
+            return
+        share = clip / max(norms[len(norms) // 2], 1e-12)
+        if share < 0.05:
+            blamed = evidence.get("pair/own", 0.0) > 0.9 and evidence.get("pair/reference", 1.0) < 0.5
+            yield self.finding(
+                Severity.ERROR if blamed else Severity.INFO,
+                value=share,
+                threshold=0.05,
+                where="gradient_clip_val",
+                message=f"the clipping norm {clip:.3g} is {share:.2g} of the usual gradient norm",
+                advice=f"clip at about the 90th percentile of the norm: {norms[int(0.9 * (len(norms) - 1))]:.3g}",
+            )

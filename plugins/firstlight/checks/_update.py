@@ -1,0 +1,233 @@
+"""FL5xx: optimizers, schedules, updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from firstlight.checks._check import Check, Evidence, Finding, Severity
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _own_fails(evidence: Evidence) -> bool:
+    return bool(evidence.get("pair/own", 0.0) > 0.9)
+
+
+@final
+class OptimizerParams(Check):
+    """The optimizer holds other tensors than the model.
+
+    Rule: a trainable parameter of the module is in no optimizer, or an optimizer holds tensors that are not the
+    module's; an error for the second, and for the first where they are reached by a gradient.
+    Known false alarms: parameters that are left out on purpose; freeze them with ``requires_grad_(False)``.
+    """
+
+    code, name, title, rank = "FL501", "optimizer_params", "optimizers hold the parameters", 4
+    needs = ("optimizer/missing", "optimizer/foreign")
+    why = "Steps change tensors that the model no longer uses, and those that it uses stay as they are."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        missing, foreign = evidence["optimizer/missing"], evidence["optimizer/foreign"]
+        if missing or foreign:
+            stale = f"{foreign} tensor(s) of the optimizer are not the model's; " if foreign else ""
+            yield self.finding(
+                Severity.ERROR,
+                value=float(len(missing) + foreign),
+                threshold=0.0,
+                where=missing[0] if missing else "configure_optimizers",
+                message=f"{stale}{len(missing)} trainable parameter(s) are in no optimizer"
+                + (f": {_some(missing)}" if missing else ""),
+                advice="build the optimizer last, in configure_optimizers, from self.parameters()",
+            )
+
+
+@final
+class Ascending(Check):
+    """Steps that raise the loss.
+
+    Rule: a tiny step along the optimizer's own update (a thousandth of the weights), with the same random numbers, raises
+    the task's loss in every one of the first three steps, and the batch is not learned; an error.
+    Known false alarms: none known; momentum is fresh and the step too small to overshoot.
+    """
+
+    code, name, title, rank = "FL502", "ascending", "steps go downhill", 22
+    needs = ("update/ascent",)
+    why = "The optimizer climbs: the sign of the loss or of the step is turned around."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        ascent = evidence["update/ascent"]
+        if ascent and min(ascent) > 1e-6 and _own_fails(evidence):
+            yield self.finding(
+                Severity.ERROR,
+                value=min(ascent),
+                threshold=0.0,
+                where="configure_optimizers",
+                message=f"small steps along the update raise the loss, by {min(ascent):.1g} of it at least",
+                advice="look at the sign of the loss, and for maximize=True",
+            )
+
+
+@final
+class RateTooHigh(Check):
+    """Updates too long for the weights.
+
+    Rule: the user's optimizer does not learn one batch, the reference does, and the median update of the first steps
+    after the warm-up is above a tenth of the weights, or the loss ends above where it began or not finite; an error.
+    Evidence: healthy 4e-4 to 0.014 (a new head 0.053), faulty 0.08 to 600.
+    Known false alarms: none known; a high ratio that learns is not named.
+    """
+
+    code, name, title, rank = "FL503", "lr_too_high", "the learning rate is not too high", 31
+    needs = ("pair/own", "update/ratio")
+    why = "Each step overshoots: the loss rises or jumps about."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        if not _own_fails(evidence) or evidence.get("pair/reference", 1.0) > 0.9:
+            return
+        ratio = evidence["update/ratio"]
+        worse = not evidence.get("pair/finite", True) or evidence["pair/own_loss"] > 1.2 * evidence["pair/first_loss"]
+        if ratio > 0.1 or ratio != ratio or (worse and ratio > 3e-3):
+            rate = max(evidence.get("optimizer/rates", [0.0]))
+            yield self.finding(
+                Severity.ERROR,
+                value=ratio,
+                threshold=0.1,
+                where="configure_optimizers",
+                message=f"updates are {ratio:.2g} of the weights at learning rate {rate:.3g}",
+                advice=f"lower the learning rate: {_round(rate * min(1.0, 3e-3 / max(ratio, 3e-3)))} would give 0.003"
+                if ratio == ratio and ratio > 3e-3
+                else "lower the learning rate by a factor of ten to a hundred",
+            )
+
+
+@final
+class RateTooLow(Check):
+    """Updates too short to get anywhere.
+
+    Rule: the user's optimizer does not learn one batch in up to 1000 steps, the reference does, and the median update is
+    below 1e-4 of the weights; an error.
+    Evidence: healthy 4e-4 to 0.014, faulty 0 to 2.5e-5.
+    Known false alarms: none known; a low ratio that learns is not named.
+    """
+
+    code, name, title, rank = "FL504", "lr_too_low", "the learning rate is not too low", 32
+    needs = ("pair/own", "update/ratio")
+    why = "The run ends long before the weights have moved."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        if evidence["pair/own"] <= 0.5 or evidence.get("pair/reference", 1.0) > 0.5 * evidence["pair/own"] + 0.3:
+            return
+        ratio, rate = evidence["update/ratio"], max(evidence.get("optimizer/rates", [0.0]))
+        falling = evidence["pair/own_loss"] <= 1.05 * evidence["pair/first_loss"]
+        if ratio < 1e-4 and falling:
+            wanted = _round(rate * 1e-3 / ratio) if ratio > 0 else "a rate above 0"
+            yield self.finding(
+                Severity.ERROR,
+                value=ratio,
+                threshold=1e-4,
+                where="configure_optimizers",
+                message=f"updates are {ratio:.2g} of the weights at learning rate {rate:.3g}",
+                advice=f"raise the learning rate: {wanted} would give 0.001",
+            )
+
+
+def _round(value: float) -> str:
+    return f"{value:.1g}"
+
+
+@final
+class ScheduleShape(Check):
+    """A schedule that takes the rate away.
+
+    Rule: the real scheduler, stepped at its real interval for the planned steps, keeps the rate below 1e-3 of its peak
+    for the last four fifths of the run, or is still rising at its end and stays below half of the base rate; an error.
+    Known false alarms: a run that is meant to be cut short.
+    """
+
+    code, name, title, rank = "FL505", "schedule_shape", "the schedule lasts the run", 23
+    needs = ("schedule/peak", "schedule/rest")
+    why = "Most of the run is spent at a rate at which nothing moves."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        peak, rest, steps = evidence["schedule/peak"], evidence["schedule/rest"], evidence["schedule/steps"]
+        if steps < 20:
+            return
+        if rest < 1e-3 * peak:
+            yield self.finding(
+                Severity.ERROR,
+                value=rest / max(peak, 1e-30),
+                threshold=1e-3,
+                where="configure_optimizers",
+                message=f"after a fifth of the run the rate is {rest:.2g}, {rest / max(peak, 1e-30):.1g} of its peak",
+                advice="is the scheduler stepped every batch with a period in epochs? Set interval and its length alike",
+            )
+        elif evidence["schedule/steps"] == evidence["schedule/planned"] and peak < 0.5 * evidence["schedule/base"]:
+            yield self.finding(
+                Severity.ERROR,
+                value=peak / evidence["schedule/base"],
+                threshold=0.5,
+                where="configure_optimizers",
+                message=f"the rate reaches {peak:.2g} of {evidence['schedule/base']:.2g} before the run of {steps} steps ends",
+                advice="shorten the warm-up to a few percent of the run: is it counted in epochs or in steps?",
+            )
+
+
+@final
+class DecayDominates(Check):
+    """Weight decay stronger than the task.
+
+    Rule: the user's optimizer fails, the reference (without decay) learns, and the decay times the rate over the
+    planned run shrinks weights by a factor of e cubed or more; an error.
+    Known false alarms: none known.
+    """
+
+    code, name, title, rank = "FL506", "decay_dominates", "decay does not win", 25
+    needs = ("optimizer/decay", "pair/own")
+    why = "Weights are pulled to zero faster than the loss can hold them."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        decay = evidence["optimizer/decay"]
+        blamed = _own_fails(evidence) and evidence.get("pair/reference", 1.0) < 0.5
+        rate = max(evidence.get("optimizer/rates", [0.0]))
+        pulled = decay * rate * evidence.get("pair/own_steps", 0)
+        if blamed and decay >= 0.1 and pulled > 3:
+            yield self.finding(
+                Severity.ERROR,
+                value=pulled,
+                threshold=3.0,
+                where="configure_optimizers",
+                message=f"weight decay {decay:.3g} at rate {rate:.3g} shrinks weights by exp(-{pulled:.2g}) in the trial",
+                advice="lower weight_decay to 0.01 to 0.1 under AdamW, 1e-4 under SGD",
+            )
+
+
+@final
+class NeverMoves(Check):
+    """Parameters that are in an optimizer, have a gradient, and stay where they are.
+
+    Rule: after the training of a copy a trainable parameter whose gradient is at least 1e-4 of the largest is bit for bit
+    what it was; an error.
+    Known false alarms: none known.
+    """
+
+    code, name, title, rank = "FL507", "never_moves", "every parameter moves", 34
+    needs = ("update/still", "pair/reached")
+    why = "These parameters keep their initial values: their group has a rate of zero, or their update rounds to nothing."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        reached, missing = set(evidence["pair/reached"]), set(evidence.get("optimizer/missing", []))
+        share = evidence.get("gradient/share", {})
+        # A bias before a norm layer gets rounding errors for a gradient, and rounding keeps it where it is.
+        still = [n for n in evidence["update/still"] if n in reached and n not in missing and share.get(n, 1.0) > 1e-4]
+        if still and evidence.get("pair/own_steps", 0) >= 3:
+            yield self.finding(
+                Severity.ERROR,
+                value=float(len(still)),
+                threshold=0.0,
+                where=still[0],
+                message=f"{_some(still)} did not move in {evidence.get('pair/own_steps')} steps",
+                advice="look at the learning rate of their group, and whether bf16 weights can hold so small a change",
+            )

@@ -1,0 +1,56 @@
+"""Readings of outputs and activations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def constant_units(activations: Tensor, *, tolerance: float = 0.0) -> float:
+    """Return the share of units that give one value for all samples and positions.
+
+    Shapes: ``[N, C, *]``; of three dimensions either the second or the last may hold the units, and the larger share is
+    returned.
+
+    >>> constant_units(torch.tensor([[0.0, 1.0], [0.0, 2.0]]))
+    0.5
+    """
+    values = activations.detach().float()
+    if values.ndim < 2:
+        return float(values.max() - values.min() <= tolerance)
+    shares = []
+    for dim in (1,) if values.ndim != 3 else (1, 2):
+        flat = values.movedim(dim, 0).flatten(1)
+        shares.append(float((flat.amax(1) - flat.amin(1) <= tolerance).float().mean()))
+    return max(shares)
+
+
+def saturated_share(before: Tensor, limit: float) -> float:
+    """Return the share of values that enter a squashing function beyond ``limit`` on either side.
+
+    >>> saturated_share(torch.tensor([-9.0, 0.0, 9.0, 1.0]), 5.0)
+    0.5
+    """
+    return float((before.detach().abs() > limit).float().mean())
+
+
+def is_simplex(outputs: Tensor, *, dim: int = 1, tolerance: float = 1e-4) -> bool:
+    """Whether values along ``dim`` are shares: none negative, all sums one.
+
+    >>> is_simplex(torch.tensor([[0.25, 0.75]])), is_simplex(torch.tensor([[1.25, -0.25]]))
+    (True, False)
+    """
+    values = outputs.detach().float()
+    return bool((values >= 0).all()) and bool(((values.sum(dim) - 1).abs() < tolerance).all())
+
+
+def identical_rows(weight: Tensor, *, tolerance: float = 1e-7) -> bool:
+    """Whether all units of a weight start the same: they get the same gradient and stay the same.
+
+    Shapes: ``[units, *]``, at least two units.
+
+    >>> identical_rows(torch.full((3, 2), 0.01)), identical_rows(torch.eye(2))
+    (True, False)
+    """
+    rows = weight.detach().reshape(len(weight), -1)
+    return len(rows) > 1 and bool(((rows - rows[:1]).abs() <= tolerance * rows[:1].abs()).all())

@@ -1,0 +1,275 @@
+"""Readings of the loss as a function of the outputs: best constant, what the head can reach, coupling, reduction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from firstlight.checks import Evidence
+from firstlight.measures import is_simplex
+from firstlight.preflight._bench import Bench, Ran
+from firstlight.preflight._layout import Layout
+from firstlight.preflight._subject import part_of, size_of
+from firstlight.preflight._tape import Record
+
+_SPLITS = 8
+_SPLIT_SIZE = 32
+_ITERATIONS = 60
+
+LossOf = Callable[[Tensor], Tensor]
+
+
+def probe_loss(bench: Bench, batch: Any, ran: Ran, layout: Layout, evidence: Evidence) -> None:
+    """Ask the loss about itself, with outputs of our own in place of the network's."""
+    prediction, loss = ran.record.prediction, ran.loss
+    if loss is None or prediction is None or not prediction.numel():
+        several = f"the step differentiates {len(ran.losses)} losses" if len(ran.losses) > 1 else "no single loss"
+        why = several if loss is None else "the last module that the step calls does not give one tensor"
+        evidence.skip("loss/", f"{why}: the loss cannot be asked on its own")
+        return
+    outputs = prediction.detach().clone()
+
+    def of(values: Tensor, part: Any = batch) -> Tensor:
+        found = bench.loss_of(part, ran, values.to(outputs.dtype))
+        assert found is not None
+        return found
+
+    evidence.add({"loss/initial": float(loss.detach())})
+    _double_activation(ran, evidence)
+    again = float(of(outputs).detach())
+    if abs(again - float(loss.detach())) > 1e-3 * max(1.0, abs(again)):
+        evidence.skip("loss/", "the loss depends on more than the outputs of the last network call")
+        return
+    reach = evidence.get("network/reach", [None, None])
+    closed = _domain(evidence, reach)
+    per_position = _per_position(ran, outputs)
+    constant = _lowest(of, outputs, closed, constant_over=per_position)
+    evidence.add({"loss/constant": constant})
+    if layout.targets:
+        _head(of, outputs, constant, reach, evidence)
+        _coupling(bench, batch, ran, outputs, layout, evidence)
+        _unbounded(of, outputs, layout.target_of(batch), evidence)
+        _imbalance(of, outputs, layout.target_of(batch), evidence)
+    else:
+        for key in ("loss/reachable", "loss/coupling", "loss/unbounded", "loss/rare_weight"):
+            evidence.skip(key, "no targets beside the inputs")
+    _reduction(bench, batch, ran, outputs, evidence)
+
+
+def _domain(evidence: Evidence, reach: list[float | None]) -> str:
+    if evidence.get("network/simplex") and (evidence.get("network/shape") or [0])[-1] > 1:
+        return "simplex"
+    if evidence.get("network/log_simplex"):
+        return "log_simplex"
+    low, high = reach
+    if low is not None and high is not None and low >= -1e-3 and high <= 1 + 1e-3 and high > low:
+        return "unit"
+    return "free"
+
+
+def _to_domain(free: Tensor, closed: str) -> Tensor:
+    if closed == "simplex":
+        return free.softmax(1 if free.ndim > 1 else 0)
+    if closed == "log_simplex":
+        return free.log_softmax(1 if free.ndim > 1 else 0)
+    return free.sigmoid().clamp(1e-6, 1 - 1e-6) if closed == "unit" else free
+
+
+def _per_position(ran: Ran, outputs: Tensor) -> list[int]:
+    """Dimensions over which a constant is the same: samples, and positions that have a class each."""
+    call = ran.record.loss_calls[-1] if ran.record.loss_calls else None
+    target = call.target if call is not None else None
+    if outputs.ndim >= 3 and isinstance(target, Tensor) and not target.is_floating_point():
+        classes = call.prediction.shape[1] if call is not None and isinstance(call.prediction, Tensor) else None
+        kept = next((dim for dim in range(1, outputs.ndim) if outputs.shape[dim] == classes), outputs.ndim - 1)
+        return [dim for dim in range(outputs.ndim) if dim != kept]
+    return [0]
+
+
+def _lowest(of: LossOf, outputs: Tensor, closed: str, *, constant_over: list[int]) -> float:
+    """Return the lowest loss over constant outputs in the domain of the head; NaN if the loss cannot be followed."""
+    shape = [1 if dim in constant_over else size for dim, size in enumerate(outputs.shape)] or [1]
+    start = torch.zeros(shape, device=outputs.device)
+    tries = [start]
+    if closed == "free":
+        tries.append(outputs.float().mean(constant_over, keepdim=True) if outputs.ndim else start)
+    found = [_descend(lambda free: of(_to_domain(free, closed).expand_as(outputs)), guess) for guess in tries]
+    finite = [value for value in found if math.isfinite(value)]
+    if not finite and closed == "free":
+        return _lowest(of, outputs, "unit", constant_over=constant_over)  # a loss of probabilities refuses others
+    return min(finite) if finite else math.nan
+
+
+def _descend(function: LossOf, start: Tensor) -> float:
+    """Return the lowest value that LBFGS meets from ``start``."""
+    free = start.detach().clone().requires_grad_(True)
+    best = math.inf
+    optimizer = torch.optim.LBFGS([free], max_iter=_ITERATIONS, max_eval=2 * _ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        nonlocal best
+        optimizer.zero_grad()
+        loss = function(free)
+        if not loss.requires_grad:
+            raise RuntimeError("the loss does not depend on the outputs")
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())
+        if math.isfinite(value):
+            best = min(best, value)
+        return loss
+
+    try:
+        optimizer.step(closure)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, IndexError):
+        return best if math.isfinite(best) else math.nan
+    return best if math.isfinite(best) else math.nan
+
+
+def _double_activation(ran: Ran, evidence: Evidence) -> None:
+    """What loss functions that take logits were given."""
+    seen = ""
+    for call in ran.record.loss_calls:
+        given = call.prediction
+        if not isinstance(given, Tensor) or given.ndim < 2 or given.shape[1] < 2 and call.function is F.cross_entropy:
+            continue
+        if call.function is F.cross_entropy and is_simplex(given):
+            seen = "softmax"
+        elif call.function is F.binary_cross_entropy_with_logits and bool(((given >= 0) & (given <= 1)).all()):
+            seen = seen or "perhaps sigmoid"
+    evidence.add({"loss/given": seen})
+
+
+def _head(of: LossOf, outputs: Tensor, constant: float, reach: list[float | None], evidence: Evidence) -> None:
+    """The lowest loss with free outputs, and with outputs that the head can give."""
+    low, high = reach
+    if low is None and high is None:
+        evidence.add({"loss/reachable": 0.0})
+        return
+    if not math.isfinite(constant):
+        evidence.skip("loss/reachable", "the loss cannot be followed over outputs of our own")
+        return
+    free = _descend(of, outputs.float())
+
+    def boxed(raw: Tensor) -> Tensor:
+        if low is not None and high is not None:
+            return of(low + (high - low) * raw.sigmoid())
+        return of(low + F.softplus(raw) if low is not None else (high or 0.0) - F.softplus(raw))
+
+    inside = _descend(boxed, torch.zeros_like(outputs, dtype=torch.float32))
+    if not math.isfinite(inside):
+        evidence.skip("loss/reachable", "the loss cannot be followed over outputs of our own")
+        return
+    if not math.isfinite(free) or free > inside:
+        free = inside
+    span = constant - free
+    evidence.add({"loss/reachable": (inside - free) / span if span > 1e-9 else 0.0, "loss/reachable_value": inside})
+
+
+def _coupling(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, layout: Layout, evidence: Evidence) -> None:
+    """How far the loss of a batch lies outside of those of its two parts: a mean, weighted or not, lies between them."""
+    size = min(size_of(batch) or 0, _SPLIT_SIZE)
+    if size < 4 or not outputs.ndim or len(outputs) < size:
+        evidence.skip("loss/coupling", "fewer than four samples with an output each")
+        return
+    target = layout.target_of(batch)
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(size, generator=generator) for _ in range(_SPLITS)]
+    if target is not None and target.ndim:
+        orders.append(target[:size].reshape(size, -1).float().mean(1).cpu().argsort())
+
+    def loss_on(index: Tensor) -> float:
+        value = bench.loss_of(part_of(batch, index), ran, outputs[index])
+        return math.nan if value is None else float(value.detach().double())
+
+    whole = loss_on(torch.arange(size))
+    outside = []
+    for order in orders:
+        first, second = loss_on(order[: size // 2]), loss_on(order[size // 2 :])
+        beyond = max(min(first, second) - whole, whole - max(first, second))
+        outside.append(beyond / max(abs(whole), 1e-12))
+    evidence.add({"loss/coupling": max(0.0, *outside)})
+    shapes = [
+        [list(call.prediction.shape), list(call.target.shape)]
+        for call in ran.record.loss_calls
+        if isinstance(call.prediction, Tensor)
+        and isinstance(call.target, Tensor)
+        and call.target.is_floating_point()
+        and call.prediction.shape != call.target.shape
+    ]
+    evidence.add({"loss/broadcast": shapes[0] if shapes else []})
+
+
+def _reduction(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, evidence: Evidence) -> None:
+    size = size_of(batch)
+    if size is None or not outputs.ndim or len(outputs) != size:
+        evidence.skip("loss/doubling", "outputs are not one a sample")
+        return
+    twice = torch.arange(size).repeat(2)
+    value = bench.loss_of(part_of(batch, twice), ran, outputs[twice])
+    once = bench.loss_of(batch, ran, outputs)
+    if value is not None and once is not None and abs(float(once)) > 1e-9:
+        evidence.add({"loss/doubling": float(value.detach()) / float(once.detach())})
+
+
+def _unbounded(of: LossOf, outputs: Tensor, target: Tensor | None, evidence: Evidence) -> None:
+    """Whether outputs can push the loss of whole-number targets below zero without end."""
+    if target is None or target.is_floating_point():
+        evidence.skip("loss/unbounded", "targets are not whole numbers")
+        return
+    free = outputs.float().clone().requires_grad_(True)
+    start = of(free)
+    if not start.requires_grad:
+        return
+    (slope,) = torch.autograd.grad(start, free, allow_unused=True)
+    if slope is None or not bool(slope.any()):
+        evidence.add({"loss/unbounded": False})
+        return
+    way = -slope / slope.abs().max()
+    near, far = (float(of(outputs.float() + reach * way).detach()) for reach in (100.0, 1000.0))
+    falls = near < -1.0 and far < 5.0 * near
+    evidence.add({"loss/unbounded": bool(falls and not evidence.get("network/log_simplex", False))})
+
+
+def _imbalance(of: LossOf, outputs: Tensor, target: Tensor | None, evidence: Evidence) -> None:
+    """How much more one sample of the rarest class pulls than one of the commonest, at equal outputs."""
+    rarest = evidence.get("targets/rarest")
+    usable = target is not None and target.ndim == 1 and not target.is_floating_point() and rarest is not None
+    if not usable or target is None or outputs.ndim != 2:
+        evidence.skip("loss/rare_weight", "targets are not one class a sample")
+        return
+    counts = evidence["targets/counts"]
+    commonest = max(counts, key=lambda label: counts[label])
+    level = torch.zeros_like(outputs, dtype=torch.float32).requires_grad_(True)
+    try:
+        (pull,) = torch.autograd.grad(of(level), level)
+    except RuntimeError:
+        evidence.skip("loss/rare_weight", "the loss refuses equal outputs")
+        return
+    size = pull.reshape(len(pull), -1).norm(dim=1)
+    rare, common = size[target == rarest], size[target == commonest]
+    if len(rare) and len(common) and float(common.mean()) > 0:
+        evidence.add({"loss/rare_weight": float(rare.mean() / common.mean())})
+    else:
+        evidence.skip("loss/rare_weight", "the batch holds no sample of the rarest class")
+
+
+def read_label_range(record: Record, evidence: Evidence) -> None:
+    """Read lowest and highest class index and the number of outputs, also of a loss call that raised."""
+    calls = [*record.loss_calls, *([record.refused] if record.refused is not None else [])]
+    for call in calls:
+        given, target = call.prediction, call.target
+        if call.function not in (F.cross_entropy, F.nll_loss) or not isinstance(target, Tensor):
+            continue
+        if target.is_floating_point() or not isinstance(given, Tensor):
+            continue
+        counted = target[target != call.kwargs.get("ignore_index", -100)]
+        if counted.numel():
+            outputs = given.shape[1 if given.ndim > 1 else 0]
+            evidence.add({"targets/label_range": [int(counted.min()), int(counted.max()), outputs]})
+            return
+    evidence.skip("targets/label_range", "no class indices reach a loss")

@@ -1,0 +1,112 @@
+"""Readings of optimizers and schedules as they are set up."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from firstlight.checks import Evidence
+from firstlight.preflight._bench import Bench
+
+_MOST_STEPS = 5000
+# Where torch and Lightning keep their own: parameters, hooks, the Trainer.
+_THEIR_OWN = {*vars(nn.Module()), "_trainer", "_fabric", "_hparams", "_hparams_initial"}
+
+
+def probe_optimizers(bench: Bench, evidence: Evidence) -> dict[str, Any]:
+    """Read which tensors the optimizers hold and what their schedulers will do; return the schedule's picture."""
+    twin = bench.twin
+    optimizers: list[Optimizer] = bench.trainer.optimizers
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    known = {id(p): name for name, p in twin.named_parameters()}
+    evidence.add(
+        {
+            "optimizer/names": [type(optimizer).__name__ for optimizer in optimizers],
+            "optimizer/rates": [float(group["lr"]) for o in optimizers for group in o.param_groups],
+            "optimizer/decay": max((float(g.get("weight_decay") or 0) for o in optimizers for g in o.param_groups), default=0),
+            "optimizer/missing": [n for n, p in twin.named_parameters() if p.requires_grad and id(p) not in held],
+            "optimizer/foreign": sum(id_ not in known for id_ in held),
+            "model/unregistered": _unregistered(twin),
+        }
+    )
+    return _simulate(bench, evidence)
+
+
+def _unregistered(twin: Any) -> list[str]:
+    """Trainable tensors and modules that stand in plain lists, dicts or tuples, where no optimizer finds them."""
+    known = {id(p) for p in twin.parameters()}
+    found: list[str] = []
+
+    def look(value: Any, path: str, depth: int) -> None:
+        if isinstance(value, nn.Module):
+            if any(id(p) not in known and p.requires_grad for p in value.parameters()):
+                found.append(path)
+        elif isinstance(value, Tensor):
+            if value.requires_grad and value.is_leaf and id(value) not in known:
+                found.append(path)
+        elif isinstance(value, (list, tuple)) and depth < 3:
+            for index, item in enumerate(value):
+                look(item, f"{path}[{index}]", depth + 1)
+        elif isinstance(value, dict) and depth < 3:
+            for key, item in value.items():
+                look(item, f"{path}[{key!r}]", depth + 1)
+
+    for name, layer in twin.named_modules():
+        for attribute, value in vars(layer).items():
+            if attribute not in _THEIR_OWN:
+                look(value, f"{name}.{attribute}" if name else attribute, 0)
+    return found
+
+
+def _simulate(bench: Bench, evidence: Evidence) -> dict[str, Any]:
+    """Step copies of the real schedulers at their real interval, without training."""
+    configs = bench.trainer.lr_scheduler_configs
+    planned = bench.plan.steps
+    if not configs:
+        evidence.skip("schedule/", "configure_optimizers gives no scheduler")
+        return {}
+    if any(isinstance(config.scheduler, ReduceLROnPlateau) for config in configs):
+        evidence.skip("schedule/", "the schedule follows a metric")
+        return {}
+    if planned > 10**8:
+        evidence.skip("schedule/", "the run has no end")
+        return {}
+    steps = min(planned, _MOST_STEPS)
+    per_epoch = max(1, -(-bench.plan.num_batches // bench.plan.accumulate))
+    try:
+        # together, so that each copy of a scheduler steps a copy of its optimizer
+        copies = copy.deepcopy([(config.scheduler, config.interval, config.frequency) for config in configs])
+    except Exception as error:  # a scheduler that holds on to what cannot be copied
+        evidence.skip("schedule/", f"the scheduler cannot be copied: {error}")
+        return {}
+    groups: dict[str, list[float]] = {}
+    for step in range(steps):
+        number = 0
+        for scheduler, _, _ in copies:
+            for group in scheduler.optimizer.param_groups:
+                groups.setdefault(f"group {number}", []).append(float(group["lr"]))
+                number += 1
+        for scheduler, interval, frequency in copies:
+            ended = (step + 1) % per_epoch == 0 and (step + 1) // per_epoch % frequency == 0
+            if ended if interval == "epoch" else (step + 1) % frequency == 0:
+                scheduler.optimizer._opt_called = True
+                scheduler.step()
+    first = next(iter(groups.values()))
+    evidence.add(
+        {
+            "schedule/steps": steps,
+            "schedule/planned": planned,
+            "schedule/peak": max(first),
+            "schedule/peak_step": first.index(max(first)),
+            "schedule/early": max(first[: max(1, steps // 5)]),
+            "schedule/rest": max(first[steps // 5 :]) if steps >= 5 else max(first),
+            "schedule/base": float(copies[0][0].base_lrs[0]) if getattr(copies[0][0], "base_lrs", None) else max(first),
+        }
+    )
+    stride = max(1, steps // 200)
+    shown = list(range(0, steps, stride))
+    return {"steps": shown, "rates": {name: [rates[i] for i in shown] for name, rates in groups.items()}}

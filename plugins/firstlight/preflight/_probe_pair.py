@@ -1,0 +1,334 @@
+"""The pair: one batch, trained by the user's own optimizer and by a reference Adam, both on copies."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+
+from firstlight.checks import Evidence
+from firstlight.measures import best_of_last, update_ratios
+from firstlight.preflight._bench import Bench
+from firstlight.preflight._subject import Subject
+from firstlight.preflight._twin import Stop, fit, twin_of
+
+_OWN_STEPS = 1000
+_REFERENCES = ((3e-3, 300), (2e-2, 300))
+_LEARNT = 0.5  # of the loss of the best constant: far enough to call it learning
+_RATIO_STEPS = 20
+_LATER = 10  # the step after which gradients are read again: zero-initialized branches have opened by then
+
+
+@dataclass
+class Run:
+    """What one training of a copy on one batch showed."""
+
+    name: str
+    losses: list[float] = field(default_factory=list)
+    task_losses: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)  # median over tensors, one a step
+    blocks: dict[str, list[float]] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)
+    error: str | None = None
+    stale: list[str] = field(default_factory=list)  # parameters whose old gradient was still there
+    still: list[str] = field(default_factory=list)  # parameters that did not move
+    reached: set[str] = field(default_factory=set)
+    later: dict[str, float] = field(default_factory=dict)  # gradient over weight after some steps
+    clip: list[float] = field(default_factory=list)  # norms before clipping
+    ascent: list[float] = field(default_factory=list)
+    foreign: bool = False
+
+
+class Watcher(Callback):
+    """Takes readings of a fit of a copy; everything that it does is done to the copy."""
+
+    def __init__(self, run: Run, original: set[int], deadline: float, enough: Callable[[], bool], *, ascent: bool) -> None:
+        self.run, self.original, self.deadline, self.enough = run, original, deadline, enough
+        self.ascent = ascent
+        self.handles: list[Any] = []
+        self.steps = 0
+        self.fresh: set[int] = set()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        held = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
+        if held & self.original:
+            self.run.foreign = True
+            raise ForeignError("configure_optimizers gives the original's parameters even on a copy")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.names = {id(p): name for name, p in pl_module.named_parameters() if p.requires_grad}
+        self.start = {name: p.detach().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
+        for name, parameter in pl_module.named_parameters():
+            if parameter.requires_grad:
+                self.handles.append(parameter.register_hook(self._arrives(name, parameter)))
+        for optimizer in trainer.optimizers:
+            self.handles.append(optimizer.register_step_post_hook(self._stepped))
+
+    def _arrives(self, name: str, parameter: Tensor) -> Callable[[Tensor], None]:
+        def arrives(gradient: Tensor) -> None:
+            if self.steps <= _LATER or name not in self.run.reached:
+                values = gradient.coalesce().values() if gradient.is_sparse else gradient
+                if bool(values.count_nonzero()):
+                    self.run.reached.add(name)
+            old = parameter.grad
+            if old is None or not bool((old.coalesce().values() if old.is_sparse else old).count_nonzero()):
+                self.fresh.add(id(parameter))
+
+        return arrives
+
+    def _stepped(self, optimizer: Optimizer, *args: Any) -> None:
+        """Gradients that were there before the last step and were never cleared have just been applied again."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                name = self.names.get(id(parameter), "")
+                known = self.__dict__.setdefault("stepped_once", set())
+                if id(parameter) in known and id(parameter) not in self.fresh and parameter.grad is not None:
+                    if bool(parameter.grad.to_dense().count_nonzero()) and name not in self.run.stale:
+                        self.run.stale.append(name)
+                known.add(id(parameter))
+                self.fresh.discard(id(parameter))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.counted = trainer.global_step
+        self.before = None
+        if len(self.run.ratios) < _RATIO_STEPS + 3:
+            self.before = {name: p.detach().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
+        rates = [float(group["lr"]) for o in trainer.optimizers for group in o.param_groups]
+        self.run.rates.append(max(rates, default=0.0))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self.steps > 50:
+            return
+        grads = [p.grad.to_dense() for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        if grads:
+            self.run.clip.append(float(torch.stack([g.float().norm() for g in grads]).norm()))
+        if self.steps == _LATER:
+            for name, p in pl_module.named_parameters():
+                if p.grad is not None and p.ndim >= 2 and p.requires_grad:
+                    size = float(p.detach().float().norm())
+                    self.run.later[name] = float(p.grad.to_dense().float().norm()) / max(size, 1e-12)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            self.run.losses.append(float(loss.detach()) * trainer.accumulate_grad_batches)
+        if trainer.global_step > self.counted:
+            self.steps += 1
+            if self.before is not None:
+                after = {name: p.detach() for name, p in pl_module.named_parameters() if p.requires_grad}
+                ratios = update_ratios(self.before, after)
+                if ratios:
+                    self.run.ratios.append(sorted(ratios.values())[len(ratios) // 2])
+                    for name, ratio in ratios.items():
+                        self.run.blocks.setdefault(name, []).append(ratio)
+                if self.ascent and len(self.run.ascent) < 3:
+                    self._ascends(trainer, pl_module, batch)
+        if self.enough() or time.monotonic() > self.deadline:
+            trainer.should_stop = True
+
+    def _ascends(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Take a small step along the last update from where it began; does the task's loss fall?"""
+        bench = Bench(trainer, pl_module, [batch], None)  # type: ignore[arg-type]
+        assert self.before is not None
+        named = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
+        after = {name: p.detach().clone() for name, p in named.items()}
+        size = math.sqrt(sum(float(p.double().square().sum()) for p in self.before.values()))
+        moved = math.sqrt(sum(float((after[n] - self.before[n]).double().square().sum()) for n in named))
+        if not moved or not math.isfinite(moved):
+            return
+        share = min(1.0, 1e-3 * size / moved)
+
+        def task_loss() -> float:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                ran = bench.run(batch)
+            pl_module.zero_grad()
+            values = [call.value.detach().float().mean() for call in ran.record.loss_calls if call.value.numel()]
+            if not values:
+                values = [loss.detach().float() for loss in ran.losses]
+            return float(torch.stack(values).sum()) if values else math.nan
+
+        with torch.no_grad():
+            for name, p in named.items():
+                p.copy_(self.before[name])
+        low = task_loss()
+        with torch.no_grad():
+            for name, p in named.items():
+                p.copy_(torch.lerp(self.before[name], after[name], share))
+        high = task_loss()
+        with torch.no_grad():
+            for name, p in named.items():
+                p.copy_(after[name])
+        self.run.ascent.append((high - low) / max(abs(low), 1e-12))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._let_go()
+        still = {name for name, p in pl_module.named_parameters() if name in self.start and torch.equal(p, self.start[name])}
+        self.run.still = sorted(still)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+
+class ForeignError(RuntimeError):
+    """The copy's optimizer holds parameters of the original."""
+
+
+def probe_pair(subject: Subject, batch: Any, evidence: Evidence, *, deadline: float) -> dict[str, Any]:
+    """Train copies on ``batch``: with the user's optimizer, and where that does not learn with a reference Adam."""
+    constant = evidence.get("loss/constant")
+    initial = evidence.get("loss/initial", next(iter(evidence.get("loss/values", [])), math.nan))
+    if constant is None or not math.isfinite(constant) or abs(constant) < 1e-6:
+        constant = initial if math.isfinite(initial) else math.nan
+    own = _own(subject, batch, constant, deadline)
+    _read_own(own, constant, evidence)
+    pictures: dict[str, Any] = {"own": own.losses, "own_name": own.name, "constant": constant}
+    if _share(own.losses, constant) < _LEARNT and not own.stale:
+        evidence.skip("pair/reference", "the user's own optimizer learns the batch")
+        return pictures
+    best: Run | None = None
+    for rate, steps in _REFERENCES:
+        reference = _reference(subject, batch, constant, rate, steps, deadline)
+        if reference.error is not None:
+            evidence.skip("pair/reference", f"the reference cannot run: {reference.error}")
+            break
+        if best is None or _share(reference.losses, constant) < _share(best.losses, constant):
+            best = reference
+        if _share(best.losses, constant) < _LEARNT:
+            break
+    if best is not None and best.losses:
+        evidence.add({"pair/reference": _share(best.losses, constant), "pair/reference_steps": len(best.losses)})
+        evidence.add({"pair/reference_loss": best_of_last(best.losses), "pair/reference_name": best.name})
+        evidence.add({"pair/reference_reached": sorted(best.reached)})
+        pictures |= {"reference": best.losses, "reference_name": best.name}
+    return pictures
+
+
+def _share(losses: list[float], constant: float) -> float:
+    """Return the loss at the end as a share of the best constant's; infinite if it is not a number."""
+    last = losses[-1] if losses else math.nan
+    end = best_of_last(losses)
+    if not math.isfinite(last) or not math.isfinite(end) or not math.isfinite(constant):
+        return math.inf
+    if constant <= 0:  # a loss without a bottom: how far it fell is all that can be said
+        return 0.0 if losses[0] - end > 0.1 * abs(losses[0]) else 1.0
+    return end / constant
+
+
+def _own(subject: Subject, batch: Any, constant: float, deadline: float) -> Run:
+    run = Run("")
+    limit = min(_OWN_STEPS, subject.plan.steps) * subject.plan.accumulate
+    original = {id(p) for p in subject.module.parameters()}
+
+    def enough() -> bool:
+        if run.losses and not math.isfinite(run.losses[-1]):
+            return len(run.losses) > 3
+        return len(run.ratios) >= _RATIO_STEPS and _share(run.losses, constant) < _LEARNT
+
+    twin = twin_of(subject.module)
+    watcher = Watcher(run, original, deadline, enough, ascent=True)
+    try:
+        trainer = fit(twin, subject.plan, [batch], [watcher, Stop(limit)])
+        run.name = _describe(trainer.optimizers)
+    except Exception as error:  # the user's own hooks, on a copy: said as a reason
+        run.error = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+    return run
+
+
+def _reference(subject: Subject, batch: Any, constant: float, rate: float, steps: int, deadline: float) -> Run:
+    run = Run(f"Adam at {rate:g}")
+    twin = twin_of(subject.module)
+    shadows: Any = twin
+    several = 1
+    if not twin.automatic_optimization:
+        several = max(1, len(_optimizers(twin.configure_optimizers())))
+
+    def configure_optimizers() -> Any:
+        chosen = [Adam([p for p in twin.parameters() if p.requires_grad], lr=rate) for _ in range(several)]
+        return chosen if several > 1 else chosen[0]
+
+    shadows.configure_optimizers = configure_optimizers
+    if twin.automatic_optimization:
+        # what the module changes about its steps is on trial too: the reference takes plain ones
+        for hook in ("optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "backward"):
+            setattr(shadows, hook, getattr(LightningModule, hook).__get__(twin))
+
+    def enough() -> bool:
+        return bool(run.losses) and (not math.isfinite(run.losses[-1]) or _share(run.losses, constant) < _LEARNT)
+
+    plain = type(subject.plan)(max_epochs=-1, num_batches=10**6, precision=subject.plan.precision, device=subject.plan.device)
+    watcher = Watcher(run, {id(p) for p in subject.module.parameters()}, deadline, enough, ascent=False)
+    try:
+        fit(twin, plain, [batch], [watcher, Stop(steps)])
+    except Exception as error:
+        run.error = f"{type(error).__name__}: {error}"[:300]
+    return run
+
+
+def _optimizers(configured: Any) -> list[Optimizer]:
+    if isinstance(configured, Optimizer):
+        return [configured]
+    if isinstance(configured, dict):
+        return _optimizers(configured["optimizer"])
+    if isinstance(configured, (list, tuple)):
+        first = configured[0] if configured and isinstance(configured[0], (list, tuple)) else configured
+        return [optimizer for item in first for optimizer in _optimizers(item)]
+    return []
+
+
+def _describe(optimizers: list[Optimizer]) -> str:
+    return ", ".join(f"{type(o).__name__} at {float(o.param_groups[0]['lr']):.3g}" for o in optimizers)
+
+
+def _read_own(own: Run, constant: float, evidence: Evidence) -> None:
+    if own.foreign or (own.error is not None and not own.losses):
+        for key in ("pair/", "update/", "gradient/stale", "gradient/clip_norms"):
+            evidence.skip(key, f"the module cannot be trained on a copy: {own.error}")
+        return
+    evidence.add({"gradient/stale": own.stale, "update/still": own.still, "update/rates": own.rates[:1000]})
+    evidence.add({"pair/reached": sorted(own.reached), "gradient/later": own.later, "gradient/clip_norms": own.clip})
+    evidence.add({"pair/own_name": own.name, "update/blocks": {n: _median(r[3:] or r) for n, r in own.blocks.items()}})
+    peak = max(own.rates, default=0.0)
+    warm = [ratio for ratio, rate in zip(own.ratios, own.rates, strict=False) if rate >= 0.1 * peak][3:]
+    if warm:
+        evidence.add({"update/ratio": _median(warm)})
+    else:
+        evidence.skip("update/ratio", "too few steps at the full rate")
+    if own.ascent:
+        evidence.add({"update/ascent": own.ascent})
+    else:
+        evidence.skip("update/ascent", "no step moved the weights")
+    if not own.losses:
+        evidence.skip("pair/own", "the step returns no loss")
+        return
+    if not math.isfinite(constant):
+        evidence.skip("pair/own", "the loss is not finite at the start")
+        return
+    evidence.add(
+        {
+            "pair/own": _share(own.losses, constant),
+            "pair/own_steps": len(own.losses),
+            "pair/first_loss": own.losses[0],
+            "pair/own_loss": best_of_last(own.losses),
+            "pair/finite": math.isfinite(own.losses[-1]),
+            "pair/constant": constant,
+        }
+    )
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else math.nan

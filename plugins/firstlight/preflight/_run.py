@@ -1,0 +1,238 @@
+"""run_preflight: evidence from copies, checks, a diagnosis."""
+
+from __future__ import annotations
+
+import platform
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import __version__ as lightning_version
+
+from firstlight import __version__
+from firstlight._require import require
+from firstlight._rng import isolated_rng
+from firstlight.checks import CHECKS, Check, Evidence, Severity, diagnose
+from firstlight.preflight._bench import Bench, Ran, on_bench
+from firstlight.preflight._layout import Layout, layout_of
+from firstlight.preflight._pictures import inputs_picture, layers_picture
+from firstlight.preflight._probe_data import probe_batches
+from firstlight.preflight._probe_loss import probe_loss, read_label_range
+from firstlight.preflight._probe_network import probe_network
+from firstlight.preflight._probe_optimizer import probe_optimizers
+from firstlight.preflight._probe_pair import probe_pair
+from firstlight.preflight._probe_step import probe_steps
+from firstlight.preflight._report import CheckResult, PreflightReport, Status
+from firstlight.preflight._subject import Subject, part_of, size_of, subject_of, tensors_of, with_tensors
+
+_PAIR_SAMPLES = 32
+_WINDOW = 256
+_MOST_BENCH_BATCHES = 16
+
+
+def run_preflight(
+    module: LightningModule,
+    datamodule: Any = None,
+    *,
+    trainer: Trainer | None = None,
+    budget_seconds: float = 30,
+    seed: int = 0,
+    checks: Sequence[Check] = CHECKS,
+) -> PreflightReport:
+    """Say whether ``module`` can learn on this data, before it is trained; everything is tried on copies.
+
+    Weights, buffers, optimizers, flags, loaders and random numbers are the same after as before.
+
+    Args:
+        module: what is to be trained.
+        datamodule: a LightningDataModule, a training loader, a pair ``(train, val)`` of loaders, or ``None`` for a
+            module with loaders of its own.
+        trainer: the Trainer of the run to come: length, accumulation, clipping, precision, schedule callbacks.
+        budget_seconds: what is not begun by then is skipped, and the report says so.
+        seed: of everything that is drawn.
+        checks: what to ask; default all.
+
+    Raises:
+        TypeError: ``module`` is no LightningModule, or there is no training data.
+        ValueError: ``budget_seconds`` not above zero.
+    """
+    require(budget_seconds > 0, "budget_seconds", budget_seconds, "above zero")
+    started = time.monotonic()
+    evidence = Evidence()
+    pictures: dict[str, Any] = {}
+    crashes: dict[str, str] = {}
+    with isolated_rng(seed):
+        subject = subject_of(module, datamodule, trainer)
+        _probe(subject, evidence, pictures, crashes, deadline=started + budget_seconds)
+    results = [_result(check, evidence, crashes) for check in checks]
+    findings = [finding for result in results for finding in result.findings]
+    spent = time.monotonic() - started
+    environment = {
+        "firstlight": __version__,
+        "torch": torch.__version__,
+        "lightning": lightning_version,
+        "python": platform.python_version(),
+        "module": type(module).__qualname__,
+        "device": str(module.device),
+        "seed": seed,
+        "planned_steps": subject.plan.steps,
+    }
+    over = evidence.get("budget/spent", False)
+    return PreflightReport(
+        tuple(results),
+        diagnose(findings, {check.code: check.rank for check in checks}),
+        dict(evidence),
+        pictures,
+        environment,
+        spent,
+        bool(over),
+    )
+
+
+def _probe(
+    subject: Subject, evidence: Evidence, pictures: dict[str, Any], crashes: dict[str, str], *, deadline: float
+) -> None:
+    for key, reason in subject.notes.items():
+        evidence.skip(key, reason)
+    plan = subject.plan
+    evidence.add(
+        {
+            "plan/steps": plan.steps,
+            "plan/accumulate": plan.accumulate,
+            "plan/clip": plan.clip_value,
+            "plan/precision": plan.precision,
+            "plan/automatic": subject.module.automatic_optimization,
+        }
+    )
+
+    def attempt(prefixes: tuple[str, ...], probe: Callable[[], Any]) -> Any:
+        """Run a probe; the user's own exceptions are reasons, ours are crashes."""
+        if time.monotonic() > deadline:
+            evidence.add({"budget/spent": True})
+            for prefix in prefixes:
+                evidence.skip(prefix, "the budget of time is spent")
+            return None
+        try:
+            return probe()
+        except Exception as error:
+            ours = _is_ours(error)
+            for prefix in prefixes:
+                said = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+                evidence.skip(prefix, f"{'the probe failed' if ours else 'the step raised'} {said}"[:300])
+                if ours:
+                    crashes[prefix] = traceback.format_exc()
+            return None
+
+    layout = Layout((0,), (1,))
+
+    def on(bench: Bench) -> None:
+        nonlocal layout
+        known = {id(p) for p in subject.module.parameters()}
+        held = {id(p) for o in bench.trainer.optimizers for g in o.param_groups for p in g["params"]}
+        if known & held:
+            for key in _OF_THE_BENCH:
+                evidence.skip(key, "configure_optimizers gives the original's parameters even on a copy")
+            return
+        ran = attempt(_OF_THE_BENCH, lambda: bench.run(bench.batch, detail=True))
+        read_label_range(bench.last.record, evidence)
+        if ran is None:
+            return
+        layout = layout_of(bench.batch, ran)
+        attempt(("model/", "gradient/", "activations/", "loss/"), lambda: probe_steps(bench, ran, evidence))
+        schedule = attempt(("optimizer/", "schedule/"), lambda: probe_optimizers(bench, evidence))
+        if schedule:
+            pictures["schedule"] = schedule
+        attempt(("network/",), lambda: probe_network(bench, ran, layout, evidence))
+        attempt(("data/", "inputs/", "targets/", "labels/"), lambda: probe_batches(subject, layout, evidence))
+        pair = bench.batches[-1]
+        again: Ran | None = attempt(("loss/",), lambda: bench.run(pair))
+        if again is not None:
+            attempt(("loss/",), lambda: probe_loss(bench, pair, again, layout, evidence))
+        attempt((), lambda: pictures.update(inputs=inputs_picture(ran, layout, bench.batch)))
+
+    batches = _bench_batches(subject)
+    attempt(_OF_THE_BENCH, lambda: on_bench(subject.module, plan, batches, on))
+    if "data/batches" not in evidence:
+        attempt(("data/", "inputs/", "targets/", "labels/"), lambda: probe_batches(subject, layout, evidence))
+    evidence.add({"data/nonfinite": evidence.get("data/nonfinite", 0)})
+    curves = attempt(
+        ("pair/", "update/", "gradient/stale", "gradient/later", "gradient/clip_norms"),
+        lambda: probe_pair(subject, batches[-1], evidence, deadline=deadline),
+    )
+    if curves:
+        pictures["overfit"] = curves
+    pictures["layers"] = layers_picture(evidence)
+
+
+_OF_THE_BENCH = ("model/", "gradient/", "activations/", "loss/", "optimizer/", "schedule/", "network/")
+
+
+def _bench_batches(subject: Subject) -> list[Any]:
+    """Batches for single steps, at least a window of samples together, and as the last one the batch of the pair."""
+    chosen: list[Any] = []
+    samples = 0
+    for batch in subject.train:
+        chosen.append(batch)
+        samples += size_of(batch) or 1
+        if samples >= _WINDOW or len(chosen) >= _MOST_BENCH_BATCHES:
+            break
+    return [*chosen, _pair_batch(subject)]
+
+
+def _pair_batch(subject: Subject) -> Any:
+    """Join small batches and cut large ones: enough samples to differ, few enough to be quick."""
+    batch = subject.train[0]
+    size = size_of(batch)
+    if size is None:
+        return batch
+    parts = [batch]
+    for other in subject.train[1:]:
+        if sum(size_of(part) or 0 for part in parts) >= _PAIR_SAMPLES:
+            break
+        parts.append(other)
+    if len(parts) > 1:
+        batch = _concatenated(parts) or batch
+    size = size_of(batch) or 1
+    return part_of(batch, torch.arange(min(size, _PAIR_SAMPLES)))
+
+
+def _concatenated(parts: list[Any]) -> Any:
+    first = parts[0]
+    sizes = [size_of(part) for part in parts]
+    columns = list(zip(*(tensors_of(part) for part in parts), strict=False))
+    joined = []
+    for column in columns:
+        same = all(t.ndim and len(t) == n and t.shape[1:] == column[0].shape[1:] for t, n in zip(column, sizes, strict=True))
+        if not same:
+            return None
+        joined.append(torch.cat(column))
+    given = iter(joined)
+    return with_tensors(first, lambda _: next(given))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an exception comes from a probe and not from the module under it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if frame.name in ("_step", "trainer_fit") and frame.filename.endswith("_bench.py")]
+    if inside:
+        return False
+    return bool(frames) and not any("lightning" in frame.filename for frame in frames[-6:])
+
+
+def _result(check: Check, evidence: Evidence, crashes: dict[str, str]) -> CheckResult:
+    reason = check.missing(evidence)
+    if reason is not None:
+        key = next(key for key in check.needs if key not in evidence)
+        crash = next((text for prefix, text in crashes.items() if key.startswith(prefix)), None)
+        status: Status = "skipped" if crash is None else "crashed"
+        return CheckResult(check.code, check.name, check.title, status, reason=reason, traceback=crash)
+    try:
+        findings = tuple(check(evidence))
+    except Exception:
+        return CheckResult(check.code, check.name, check.title, "crashed", traceback=traceback.format_exc())
+    worst = max((finding.severity for finding in findings), default=None)
+    said: dict[Severity | None, Status] = {None: "passed", Severity.INFO: "info", Severity.WARNING: "warning", Severity.ERROR: "error"}
+    return CheckResult(check.code, check.name, check.title, said[worst], findings)
