@@ -138,3 +138,12 @@ class Check(ABC):
         return Finding(
             self.code, severity, where, value, threshold, message, advice, name=self.name, why=self.why
         )
+
+
+def some(names: list[str]) -> str:
+    """Return up to three of the names, and how many more there are.
+
+    >>> some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

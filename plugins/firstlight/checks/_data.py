@@ -173,7 +173,7 @@ class OneClass(Check):
 class ImbalanceUnweighted(Check):
     """A rare class whose samples weigh no more than the others.
 
-    Rule: the rarest class has less than a fifth of its even share, and at equal outputs one of its samples pulls less
+    Rule: the rarest class has less than a tenth of its even share, and at equal outputs one of its samples pulls less
     than twice as hard as one of the commonest class; a warning. Weights, focal factors and samplers are seen by what
     they do.
     Known false alarms: rarity that is meant to be learned as it is (calibrated probabilities).
@@ -185,11 +185,11 @@ class ImbalanceUnweighted(Check):
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         share, pull = evidence["targets/least_share"], evidence["loss/rare_weight"]
-        if share < 0.2 and pull < 2:
+        if share < 0.1 and pull < 2:
             yield self.finding(
                 Severity.WARNING,
                 value=share,
-                threshold=0.2,
+                threshold=0.1,
                 where=f"class {evidence.get('targets/rarest')}",
                 message=f"the rarest class has {share:.2g} of an even share and weighs {pull:.2g} times a common one",
                 advice="give the loss class weights or draw classes evenly, and watch a balanced metric",
@@ -280,10 +280,10 @@ class SplitOverlap(Check):
 class NoLabelSignal(Check):
     """Labels that have nothing to do with their inputs.
 
-    Rule: the nearest neighbours of a training input predict its label no better than those of permuted labels (p > 0.05
-    of 100 permutations). Where the validation split does show a signal (p < 0.02) this is an error: training labels were
-    moved apart from their inputs; elsewhere a warning, if a short training does not carry over to held-out samples
-    either.
+    Rule: the nearest neighbours of a training input predict its label no better than chance (more than one of 199
+    permutations of the labels do as well). An error where the validation split does show a signal, and three times that
+    of the training split: training labels were moved apart from their inputs. Elsewhere an error only if a short
+    training does not carry over to held-out samples either.
     Known false alarms: labels that only a product of many features tells (parity), or high-resolution images.
     """
 
@@ -293,19 +293,19 @@ class NoLabelSignal(Check):
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         p_value, gain = evidence["labels/p_value"], evidence["labels/gain"]
-        other = evidence.get("labels/val_p_value", 1.0)
+        other, other_gain = evidence.get("labels/val_p_value", 1.0), evidence.get("labels/val_gain", 0.0)
+        apart = other <= 0.01 and other_gain > 0.05 + 3 * max(gain, 0.0)
         carries = evidence.get("labels/held_out_gain")
-        if p_value <= 0.05 or (other >= 0.02 and (carries is None or carries > 0.05)):
-            return
-        told = "; those of the validation split do" if other < 0.02 else ", nor does a short training on the other half"
-        yield self.finding(
-            Severity.ERROR,
-            value=p_value,
-            threshold=0.05,
-            where="the training labels",
-            message=f"near inputs do not have like labels (gain {gain:.2g}, p = {p_value:.2f}){told}",
-            advice="look at where inputs and labels are joined: was one of them shuffled, sorted or filtered alone?",
-        )
+        if apart or (p_value > 0.01 and carries is not None and carries < 0.02):
+            told = "; those of the validation split do" if apart else ", nor does a short training on the other half"
+            yield self.finding(
+                Severity.ERROR,
+                value=p_value,
+                threshold=0.01,
+                where="the training labels",
+                message=f"near inputs do not have like labels (gain {gain:.2g}, p = {p_value:.2f}){told}",
+                advice="look at where inputs and labels are joined: was one of them shuffled, sorted or filtered alone?",
+            )
 
 
 @final

@@ -5,49 +5,64 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from firstlight.checks._check import Check, Evidence, Finding, Severity
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+from firstlight.checks._check import Check, Evidence, Finding, Severity, some
 
 
 @final
 class NoGradient(Check):
     """Trainable parameters that no gradient reaches.
 
-    Rule: over all batches seen, and over the training of a copy, a trainable tensor gets no gradient at all (the graph is
-    cut, or the loss does not use it: rank of a root) or one that is exactly zero; an error.
+    Rule: over all batches seen, and over the training of a copy, a trainable tensor gets no gradient at all: the graph is
+    cut before it, or the loss does not use it; an error.
     Known false alarms: heads that only some batches use, if none of the batches seen did.
     """
 
-    code, name, title, rank = "FL401", "no_gradient", "gradients reach every parameter", 26
-    needs = ("gradient/none", "gradient/zero")
+    code, name, title, rank = "FL401", "no_gradient", "gradients reach every parameter", 6
+    needs = ("gradient/none",)
     why = "These parameters keep their random initial values for the whole run."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
-        later = set(evidence.get("pair/reached", [])) | set(evidence.get("pair/reference_reached", []))
-        never = [name for name in evidence["gradient/none"] if name not in later]
-        zero = [name for name in evidence["gradient/zero"] if name not in later]
+        never = _never(evidence, "gradient/none")
         if never:
-            cut = evidence.get("gradient/cut", "")
             yield self.finding(
                 Severity.ERROR,
                 value=float(len(never)),
                 threshold=0.0,
-                where=cut or never[0],
-                message=f"no gradient reaches {_some(never)}",
+                where=evidence.get("gradient/cut", "") or never[0],
+                message=f"no gradient reaches {some(never)}",
                 advice="look for detach(), no_grad, argmax or .data after it, or freeze it with requires_grad_(False)",
             )
-        elif zero:
+
+
+@final
+class ZeroGradient(Check):
+    """Trainable parameters whose gradient is exactly zero.
+
+    Rule: over all batches seen, and over the training of a copy, the gradient of a whole tensor is exactly zero; an error,
+    most often the symptom of dead units or of an output that does not move.
+    Known false alarms: branches that start at zero open within a few steps, and are not named.
+    """
+
+    code, name, title, rank = "FL405", "zero_gradient", "gradients are not zero", 36
+    needs = ("gradient/zero",)
+    why = "These parameters keep their random initial values for the whole run."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        zero = _never(evidence, "gradient/zero")
+        if zero:
             yield self.finding(
                 Severity.ERROR,
                 value=float(len(zero)),
                 threshold=0.0,
                 where=zero[0],
-                message=f"the gradient of {_some(zero)} is exactly zero on every batch",
-                advice="look for a dead activation or an output that does not depend on it",
+                message=f"the gradient of {some(zero)} is exactly zero on every batch",
+                advice="look for a dead activation after it, or an output that does not depend on it",
             )
+
+
+def _never(evidence: Evidence, key: str) -> list[str]:
+    later = set(evidence.get("pair/reached", [])) | set(evidence.get("pair/reference_reached", []))
+    return [name for name in evidence[key] if name not in later]
 
 
 @final
@@ -106,7 +121,7 @@ class StaleGradients(Check):
                 value=float(len(names)),
                 threshold=0.0,
                 where=names[0],
-                message=f"gradients of {_some(names)} from before the last step are still there at the next",
+                message=f"gradients of {some(names)} from before the last step are still there at the next",
                 advice="call optimizer.zero_grad() once a step, before the backward pass",
             )
 

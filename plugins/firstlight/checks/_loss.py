@@ -16,21 +16,23 @@ def _suffers(evidence: Evidence) -> bool:
 
 @final
 class InitialLoss(Check):
-    """The first loss is far above that of the best constant answer.
+    """The first loss is far above that of a constant answer.
 
-    Rule: the loss of the untrained model over the lowest loss that constant outputs reach on the same batch, under the
-    user's own loss: above 3 (and 0.2 more than it) an error, above 2 a fact. For balanced classes under cross-entropy the
-    best constant has ln C, but the rule needs no such formula.
+    Rule: the loss of the untrained model over the lowest loss that constant outputs reach on the same batch, and over
+    that of outputs that are all zero, under the user's own loss: above 3 (and 0.2 more) an error, above 2 a fact. For
+    balanced classes under cross-entropy both have ln C, but the rule needs no such formula.
     Evidence: faulty 14 to 4900, healthy 0.8 to 1.5.
     Known false alarms: none known; a loss below the constant's is what a pretrained model shows, and is not named.
     """
 
-    code, name, title, rank = "FL301", "initial_loss", "the first loss is that of a guess", 40
+    code, name, title, rank = "FL301", "init_loss", "the first loss is that of a guess", 40
     needs = ("loss/initial", "loss/constant")
     why = "The first steps are spent on undoing what the initialization or the scale of the inputs did."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         initial, constant = evidence["loss/initial"], evidence["loss/constant"]
+        level = evidence.get("loss/level", math.nan)
+        constant = max(constant, level) if math.isfinite(level) else constant
         if not (math.isfinite(initial) and math.isfinite(constant)) or constant <= 1e-3:
             return
         ratio = initial / constant
@@ -39,7 +41,7 @@ class InitialLoss(Check):
                 Severity.ERROR if ratio > 3 else Severity.INFO,
                 value=ratio,
                 threshold=3.0,
-                message=f"the first loss is {initial:.4g}, the best constant output has {constant:.4g}",
+                message=f"the first loss is {initial:.4g}, a constant output has {constant:.4g}",
                 advice="initialize smaller (firstlight.initializers.initialize_) and standardize inputs and targets",
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from firstlight.checks._check import Check, Evidence, Finding, Severity
+from firstlight.checks._check import Check, Evidence, Finding, Severity, some
 
 
 @final
@@ -36,29 +36,29 @@ class NonfiniteForward(Check):
 
 @final
 class DeadUnits(Check):
-    """Units that give the same value for every sample.
+    """Units that no sample wakes.
 
-    Rule: in one activation at least 95 % of the units are constant over at least 256 samples; an error. Units are
-    counted, not entries: a healthy deep narrow net shows up to half of its entries at zero.
+    Rule: in one activation at least 95 % of the units have no slope for any of the samples seen (256 or more, where the
+    data has them); an error. Units are counted, not entries: a healthy deep narrow net shows half of its entries at zero.
     Evidence: faulty 0.97 to 1, healthy at most 0.5.
     Known false alarms: experts and top-k gates that are sparse by design.
     """
 
     code, name, title, rank = "FL202", "dead_units", "units respond to inputs", 28
-    needs = ("activations/constant", "activations/samples")
-    why = "A unit that does not move passes no gradient: the layers before it do not learn."
+    needs = ("activations/dead", "activations/samples")
+    why = "A unit without slope passes no gradient: the layers before it do not learn."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         if evidence["activations/samples"] < 64:
             return
-        worst = max(evidence["activations/constant"].items(), key=lambda item: item[1], default=("", 0.0))
+        worst = max(evidence["activations/dead"].items(), key=lambda item: item[1], default=("", 0.0))
         if worst[1] >= 0.95:
             yield self.finding(
                 Severity.ERROR,
                 value=worst[1],
                 threshold=0.95,
                 where=worst[0],
-                message=f"{worst[1]:.0%} of its units give one value for all samples",
+                message=f"{worst[1]:.0%} of its units have no slope for any sample",
                 advice="set the biases before it to 0, standardize the inputs, or use an activation with a slope",
             )
 
@@ -111,13 +111,9 @@ class SymmetricInit(Check):
                 value=float(len(names)),
                 threshold=0.0,
                 where=names[0],
-                message=f"all units of {_some(names)} have the same weights",
+                message=f"all units of {some(names)} have the same weights",
                 advice="initialize with random values: firstlight.initializers.initialize_(module)",
             )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @final
@@ -277,7 +273,7 @@ class StuckStatistics(Check):
                 value=float(len(names)),
                 threshold=0.0,
                 where=names[0],
-                message=f"the running mean of {_some(names)} does not move in a training step",
+                message=f"the running mean of {some(names)} does not move in a training step",
                 advice="set momentum above 0 (torch's default is 0.1; in other libraries the number is the other share)",
             )
 
@@ -303,7 +299,7 @@ class EvalMode(Check):
                 value=float(len(names)),
                 threshold=0.0,
                 where=names[0],
-                message=f"{_some(names)} are in eval mode",
+                message=f"{some(names)} are in eval mode",
                 advice="call module.train() before fit if that is not meant",
             )
 
@@ -329,6 +325,6 @@ class Unregistered(Check):
                 value=float(len(names)),
                 threshold=0.0,
                 where=names[0],
-                message=f"{_some(names)} want gradients and are not among the module's parameters",
+                message=f"{some(names)} want gradients and are not among the module's parameters",
                 advice="use nn.ModuleList, nn.ModuleDict or nn.ParameterList in place of a list or dict",
             )

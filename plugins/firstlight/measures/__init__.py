@@ -10,14 +10,14 @@ from firstlight.measures._batch import (
 )
 from firstlight.measures._curve import best_of_last, rising_share
 from firstlight.measures._gradients import relative_norms
-from firstlight.measures._outputs import constant_units, identical_rows, is_simplex, saturated_share
+from firstlight.measures._outputs import dead_units, identical_rows, is_simplex, saturated_share
 from firstlight.measures._updates import update_ratios
 
 __all__ = [
     "batch_label_entropy",
     "best_of_last",
     "column_spreads",
-    "constant_units",
+    "dead_units",
     "duplicate_share",
     "identical_rows",
     "is_simplex",

@@ -6,23 +6,20 @@ import torch
 from torch import Tensor
 
 
-def constant_units(activations: Tensor, *, tolerance: float = 0.0) -> float:
-    """Return the share of units that give one value for all samples and positions.
+def dead_units(slopes: Tensor, *, tolerance: float = 1e-6) -> float:
+    """Return the share of units whose activation has no slope for any sample at any position.
 
-    Shapes: ``[N, C, *]``; of three dimensions either the second or the last may hold the units, and the larger share is
-    returned.
+    Shapes: ``[N, C, *]``, the derivatives of an activation; of three dimensions either the second or the last may hold
+    the units, and the larger share is returned.
 
-    >>> constant_units(torch.tensor([[0.0, 1.0], [0.0, 2.0]]))
+    >>> dead_units(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
     0.5
     """
-    values = activations.detach().float()
-    if values.ndim < 2:
-        return float(values.max() - values.min() <= tolerance)
-    shares = []
-    for dim in (1,) if values.ndim != 3 else (1, 2):
-        flat = values.movedim(dim, 0).flatten(1)
-        shares.append(float((flat.amax(1) - flat.amin(1) <= tolerance).float().mean()))
-    return max(shares)
+    flat = slopes.detach().abs().float() > tolerance
+    if flat.ndim < 2:
+        return float(not flat.any())
+    dims = (1,) if flat.ndim != 3 else (1, 2)
+    return max(float((~flat.movedim(dim, 0).flatten(1).any(1)).float().mean()) for dim in dims)
 
 
 def saturated_share(before: Tensor, limit: float) -> float:

@@ -56,7 +56,7 @@ class Bench:
         """
         ran = self.last = Ran()
         modes = {layer: layer.training for layer in self.twin.modules()}
-        buffers = {name: value.clone() for name, value in self.twin.named_buffers()}
+        buffers = {name: (value, value._version, value.clone()) for name, value in self.twin.named_buffers()}
         tape = Tape(self.twin, detail=detail)
         ran.record = tape.record
         if not training:
@@ -80,9 +80,9 @@ class Bench:
             for layer, mode in modes.items():
                 layer.training = mode
             with torch.no_grad():
-                for name, value in self.twin.named_buffers():
-                    if name in buffers:
-                        value.copy_(buffers[name])
+                for value, version, kept in buffers.values():
+                    if value._version != version:
+                        value.copy_(kept)
         return ran
 
     def loss_of(self, batch: Any, ran: Ran, output: Tensor) -> Tensor | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from firstlight.preflight._bench import Ran
-from firstlight.preflight._subject import size_of, tensors_of
+from firstlight.preflight._bench import Bench, Ran
+from firstlight.preflight._subject import size_of, tensors_of, with_tensors
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,11 @@ class Layout:
         return tensors_of(batch)[self.targets[0]] if len(self.targets) == 1 else None
 
 
-def layout_of(batch: Any, ran: Ran) -> Layout:
-    """Tell inputs from targets by where their memory went in a step; a step that copies its inputs is told by order."""
+def layout_of(bench: Bench, batch: Any, ran: Ran) -> Layout:
+    """Tell inputs by where their memory went in the step ``ran``, and targets by whether they change its loss.
+
+    A step that copies its inputs is told by order.
+    """
     tensors = tensors_of(batch)
     size = size_of(batch)
     received = {_memory(tensor) for call in ran.record.networks for tensor in call.inputs}
@@ -36,7 +41,27 @@ def layout_of(batch: Any, ran: Ran) -> Layout:
     if not inputs and tensors:
         inputs = [0]
     rest = [i for i, tensor in enumerate(tensors) if i not in inputs and tensor.ndim and len(tensor) == size]
-    return Layout(tuple(inputs), tuple(rest))
+    return Layout(tuple(inputs), tuple(index for index in rest if _matters(bench, batch, index)))
+
+
+def _matters(bench: Bench, whole: Any, position: int) -> bool:
+    """Whether the loss changes when one tensor of the batch holds the same for all samples."""
+
+    def losses(batch: Any) -> list[float]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return [float(loss.detach()) for loss in bench.run(batch).losses]
+
+    plain = losses(whole)
+    for sample in (0, -1):  # one of them may leave the mean where it is
+        counter = itertools.count()
+
+        def level(tensor: Tensor) -> Tensor:
+            return tensor[sample].expand_as(tensor).clone() if next(counter) == position else tensor  # noqa: B023
+
+        if losses(with_tensors(whole, level)) != plain:
+            return True
+    return False
 
 
 def _memory(tensor: Tensor) -> int:

@@ -22,6 +22,7 @@ from firstlight.preflight._subject import Subject, size_of, tensors_of
 
 _MOST_COLUMNS = 4096
 _ORDER_BATCHES = 10
+_PERMUTATIONS = 199
 
 
 def probe_batches(subject: Subject, layout: Layout, evidence: Evidence) -> None:
@@ -162,14 +163,14 @@ def _signal(inputs: Tensor, targets: Tensor, val: Tensor | None, val_targets: Te
     if len(rows) < 100:
         evidence.skip("labels/", "fewer than 100 finite rows")
         return
-    if _are_classes(targets) and int(torch.unique(targets[rows], return_counts=True)[1].min()) < 10:
-        evidence.skip("labels/", "a class has fewer than 10 samples")
+    if _are_classes(targets) and int(torch.unique(targets[rows], return_counts=True)[1].min()) < 30:
+        evidence.skip("labels/", "a class has fewer than 30 samples")
         return
-    found = label_signal(inputs[rows], targets[rows], generator=generator)
+    found = label_signal(inputs[rows], targets[rows], generator=generator, permutations=_PERMUTATIONS)
     evidence.add({"labels/gain": found.gain, "labels/p_value": found.p_value})
     if val is not None and val_targets is not None and len(val) == len(val_targets) >= 100:
         some = torch.randperm(len(val), generator=generator)[:1000]
-        if _are_classes(targets) and int(torch.unique(val_targets[some], return_counts=True)[1].min()) < 5:
+        if _are_classes(targets) and int(torch.unique(val_targets[some], return_counts=True)[1].min()) < 10:
             return
-        other = label_signal(val[some], val_targets[some], generator=generator)
+        other = label_signal(val[some], val_targets[some], generator=generator, permutations=_PERMUTATIONS)
         evidence.add({"labels/val_gain": other.gain, "labels/val_p_value": other.p_value})

@@ -23,6 +23,7 @@ _OWN_STEPS = 1000
 _REFERENCES = ((3e-3, 300), (2e-2, 300))
 _LEARNT = 0.5  # of the loss of the best constant: far enough to call it learning
 _RATIO_STEPS = 20
+_FACTORS = (0.1, 0.01, 10.0, 100.0, 1000.0)  # of the user's learning rate, tried where that fails
 _LATER = 10  # the step after which gradients are read again: zero-initialized branches have opened by then
 
 
@@ -49,9 +50,18 @@ class Run:
 class Watcher(Callback):
     """Takes readings of a fit of a copy; everything that it does is done to the copy."""
 
-    def __init__(self, run: Run, original: set[int], deadline: float, enough: Callable[[], bool], *, ascent: bool) -> None:
+    def __init__(
+        self,
+        run: Run,
+        original: set[int],
+        deadline: float,
+        enough: Callable[[], bool],
+        *,
+        ascent: bool,
+        factor: float = 1.0,
+    ) -> None:
         self.run, self.original, self.deadline, self.enough = run, original, deadline, enough
-        self.ascent = ascent
+        self.ascent, self.factor = ascent, factor  # of the learning rates
         self.handles: list[Any] = []
         self.steps = 0
         self.fresh: set[int] = set()
@@ -61,6 +71,8 @@ class Watcher(Callback):
         if held & self.original:
             self.run.foreign = True
             raise ForeignError("configure_optimizers gives the original's parameters even on a copy")
+        if self.factor != 1.0:
+            _scale_rates(trainer, self.factor)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.names = {id(p): name for name, p in pl_module.named_parameters() if p.requires_grad}
@@ -184,6 +196,17 @@ class Watcher(Callback):
         self.handles = []
 
 
+def _scale_rates(trainer: Trainer, factor: float) -> None:
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+                if key in group:
+                    group[key] = group[key] * factor
+    for config in trainer.lr_scheduler_configs:
+        if hasattr(config.scheduler, "base_lrs"):
+            config.scheduler.base_lrs = [rate * factor for rate in config.scheduler.base_lrs]
+
+
 class ForeignError(RuntimeError):
     """The copy's optimizer holds parameters of the original."""
 
@@ -215,7 +238,29 @@ def probe_pair(subject: Subject, batch: Any, evidence: Evidence, *, deadline: fl
         evidence.add({"pair/reference_loss": best_of_last(best.losses), "pair/reference_name": best.name})
         evidence.add({"pair/reference_reached": sorted(best.reached)})
         pictures |= {"reference": best.losses, "reference_name": best.name}
+        learns = _share(best.losses, constant) < _LEARNT
+        if learns and _share(own.losses, constant) > 0.9 and not own.stale and own.rates:
+            _other_rates(subject, batch, constant, own, evidence, deadline)
     return pictures
+
+
+def _other_rates(
+    subject: Subject, batch: Any, constant: float, own: Run, evidence: Evidence, deadline: float
+) -> None:
+    """Try the user's own optimizer at other rates: the nearest that learns says which way and how far off it was."""
+    short = _median(own.ratios[3:]) < 1e-3 if len(own.ratios) > 3 else False
+    factors = sorted(_FACTORS, key=lambda factor: ((factor > 1) != short, abs(math.log(factor))))
+    tried: dict[str, float] = {}
+    for factor in factors:
+        if time.monotonic() > deadline:
+            return
+        run = _own(subject, batch, constant, deadline, factor=factor, steps=_REFERENCES[0][1])
+        tried[f"{factor:g}"] = _share(run.losses, constant)
+        evidence.add({"pair/rates": tried})
+        if tried[f"{factor:g}"] < _LEARNT:
+            told = f"{run.losses[0]:.3g} to {best_of_last(run.losses):.3g} in {len(run.losses)} steps"
+            evidence.add({"pair/better_factor": factor, "pair/better_told": told})
+            return
 
 
 def _share(losses: list[float], constant: float) -> float:
@@ -229,9 +274,11 @@ def _share(losses: list[float], constant: float) -> float:
     return end / constant
 
 
-def _own(subject: Subject, batch: Any, constant: float, deadline: float) -> Run:
+def _own(
+    subject: Subject, batch: Any, constant: float, deadline: float, *, factor: float = 1.0, steps: int = _OWN_STEPS
+) -> Run:
     run = Run("")
-    limit = min(_OWN_STEPS, subject.plan.steps) * subject.plan.accumulate
+    limit = min(steps, subject.plan.steps) * subject.plan.accumulate
     original = {id(p) for p in subject.module.parameters()}
 
     def enough() -> bool:
@@ -240,7 +287,7 @@ def _own(subject: Subject, batch: Any, constant: float, deadline: float) -> Run:
         return len(run.ratios) >= _RATIO_STEPS and _share(run.losses, constant) < _LEARNT
 
     twin = twin_of(subject.module)
-    watcher = Watcher(run, original, deadline, enough, ascent=True)
+    watcher = Watcher(run, original, deadline, enough, ascent=factor == 1.0, factor=factor)
     try:
         trainer = fit(twin, subject.plan, [batch], [watcher, Stop(limit)])
         run.name = _describe(trainer.optimizers)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from firstlight.checks import Evidence
-from firstlight.measures import constant_units, identical_rows, relative_norms, saturated_share, spread
+from firstlight.measures import dead_units, identical_rows, relative_norms, saturated_share, spread
 from firstlight.preflight._bench import Bench, Ran
 from firstlight.preflight._tape import Activation
 
@@ -144,7 +144,7 @@ def _received(ran: Ran, evidence: Evidence) -> None:
 
 
 def _activations(runs: list[Ran], evidence: Evidence) -> None:
-    """Share of constant and of saturated units by place, over a window of samples."""
+    """Share of dead units and of saturated values units by place, over a window of samples."""
     places: dict[tuple[str, int, Any], list[Activation]] = {}
     samples = 0
     for run in runs:
@@ -169,10 +169,11 @@ def _activations(runs: list[Ran], evidence: Evidence) -> None:
         if len(shapes) > 1 or is_head:
             continue
         name = f"{path}#{number}" if number else path
-        after = torch.cat([activation.after for activation in found])
-        if after.shape[1] > 1:
-            dead[name] = max(dead.get(name, 0.0), constant_units(after))
+        # Constant alone is not dead: deep in a stack of sigmoids all samples look alike, and the slope is still there.
+        slope = torch.cat([activation.slope() for activation in found])
+        if slope.ndim >= 2 and slope.shape[1] > 1:
+            dead[name] = max(dead.get(name, 0.0), dead_units(slope))
         if function in _SQUASHING:
             before = torch.cat([activation.before for activation in found])
             saturated[name] = saturated_share(before, _SQUASHING[function])
-    evidence.add({"activations/constant": dead, "activations/saturated": saturated})
+    evidence.add({"activations/dead": dead, "activations/saturated": saturated})

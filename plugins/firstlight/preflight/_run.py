@@ -140,15 +140,16 @@ def _probe(
         read_label_range(bench.last.record, evidence)
         if ran is None:
             return
-        layout = layout_of(bench.batch, ran)
+        pair = bench.batches[-1]  # of all batches the one whose labels surely differ
+        again: Ran | None = attempt(("loss/",), lambda: bench.run(pair))
+        if again is not None:
+            layout = attempt((), lambda: layout_of(bench, pair, again)) or layout
         attempt(("model/", "gradient/", "activations/", "loss/"), lambda: probe_steps(bench, ran, evidence))
         schedule = attempt(("optimizer/", "schedule/"), lambda: probe_optimizers(bench, evidence))
         if schedule:
             pictures["schedule"] = schedule
         attempt(("network/",), lambda: probe_network(bench, ran, layout, evidence))
         attempt(("data/", "inputs/", "targets/", "labels/"), lambda: probe_batches(subject, layout, evidence))
-        pair = bench.batches[-1]
-        again: Ran | None = attempt(("loss/",), lambda: bench.run(pair))
         if again is not None:
             attempt(("loss/",), lambda: probe_loss(bench, pair, again, layout, evidence))
         attempt((), lambda: pictures.update(inputs=inputs_picture(ran, layout, bench.batch)))
@@ -183,20 +184,34 @@ def _bench_batches(subject: Subject) -> list[Any]:
 
 
 def _pair_batch(subject: Subject) -> Any:
-    """Join small batches and cut large ones: enough samples to differ, few enough to be quick."""
-    batch = subject.train[0]
+    """Join small batches and cut large ones: enough samples to differ, few enough to be quick, classes in turn."""
+    parts: list[Any] = []
+    for batch in subject.train:
+        parts.append(batch)
+        # labels may come sorted: all batches are needed to meet every class
+        if sum(size_of(part) or 0 for part in parts) >= _WINDOW and not _labels(batch):
+            break
+    batch = (_concatenated(parts) if len(parts) > 1 else None) or parts[0]
     size = size_of(batch)
     if size is None:
         return batch
-    parts = [batch]
-    for other in subject.train[1:]:
-        if sum(size_of(part) or 0 for part in parts) >= _PAIR_SAMPLES:
-            break
-        parts.append(other)
-    if len(parts) > 1:
-        batch = _concatenated(parts) or batch
-    size = size_of(batch) or 1
-    return part_of(batch, torch.arange(min(size, _PAIR_SAMPLES)))
+    labels = _labels(batch)
+    chosen = _in_turn(labels[-1]) if labels else torch.arange(size)
+    return part_of(batch, chosen[:_PAIR_SAMPLES].sort().values)
+
+
+def _labels(batch: Any) -> list[torch.Tensor]:
+    return [t for t in tensors_of(batch)[1:] if t.ndim == 1 and len(t) == size_of(batch) and not t.is_floating_point()]
+
+
+def _in_turn(labels: torch.Tensor) -> torch.Tensor:
+    """Order samples so that each class comes once, then each a second time, and so on."""
+    seen: dict[int, int] = {}
+    turns = []
+    for label in labels.tolist():
+        turns.append(seen.get(label, 0))
+        seen[label] = turns[-1] + 1
+    return torch.tensor(turns).argsort(stable=True)
 
 
 def _concatenated(parts: list[Any]) -> Any:

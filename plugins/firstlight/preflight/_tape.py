@@ -65,6 +65,16 @@ class Activation:
     function: Callable[..., Any]
     before: Tensor
     after: Tensor
+    args: tuple[Any, ...] = ()  # the others
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def slope(self) -> Tensor:
+        """Return the derivative at each element."""
+        at = self.before.detach().clone().requires_grad_(True)
+        kwargs = {key: value for key, value in self.kwargs.items() if key != "inplace"}
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(self.function(at, *self.args, **kwargs).sum(), at)
+        return slope
 
 
 @dataclass
@@ -103,6 +113,8 @@ class Tape(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         is_loss = func in LOSS_FUNCTIONS
+        watched = self._detail and func in _ELEMENTWISE and args and isinstance(args[0], Tensor) and not self._in_loss
+        before = args[0].detach().clone() if watched else None  # it may be changed in place
         self._in_loss += is_loss
         try:
             value = func(*args, **kwargs)
@@ -114,9 +126,9 @@ class Tape(TorchFunctionMode):
             self._in_loss -= is_loss
         if is_loss and not self._in_loss:
             self.record.loss_calls.append(LossCall(func, args, kwargs, value))
-        elif self._detail and func in _ELEMENTWISE and args and isinstance(args[0], Tensor) and not self._in_loss:
+        elif before is not None and not is_loss:
             path = self._stack[-1] if self._stack else ""
-            self.record.activations.append(Activation(path, func, args[0].detach(), value.detach()))
+            self.record.activations.append(Activation(path, func, before, value.detach(), args[1:], kwargs))
         return value
 
     @contextlib.contextmanager
