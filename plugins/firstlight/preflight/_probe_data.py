@@ -163,8 +163,8 @@ def _signal(inputs: Tensor, targets: Tensor, val: Tensor | None, val_targets: Te
     if len(rows) < 100:
         evidence.skip("labels/", "fewer than 100 finite rows")
         return
-    if _are_classes(targets) and int(torch.unique(targets[rows], return_counts=True)[1].min()) < 30:
-        evidence.skip("labels/", "a class has fewer than 30 samples")
+    if _are_classes(targets) and int(torch.unique(targets[rows], return_counts=True)[1].min()) < 50:
+        evidence.skip("labels/", "a class has fewer than 50 samples")
         return
     found = label_signal(inputs[rows], targets[rows], generator=generator, permutations=_PERMUTATIONS)
     evidence.add({"labels/gain": found.gain, "labels/p_value": found.p_value})

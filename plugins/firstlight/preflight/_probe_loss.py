@@ -212,15 +212,10 @@ def _coupling(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, layout: Layou
             if math.isfinite(beyond) and abs(whole) > 1e-6:
                 outside.append(beyond / abs(whole))
     evidence.add({"loss/coupling": max(outside)})
-    shapes = [
-        [list(call.prediction.shape), list(call.target.shape)]
-        for call in ran.record.loss_calls
-        if isinstance(call.prediction, Tensor)
-        and isinstance(call.target, Tensor)
-        and call.target.is_floating_point()
-        and call.prediction.shape != call.target.shape
-    ]
-    evidence.add({"loss/broadcast": shapes[0] if shapes else []})
+    given, asked = list(outputs.shape), list(target.shape) if target is not None else []
+    alike = [size for size in given if size != 1] == [size for size in asked if size != 1]
+    broadcast = target is not None and target.is_floating_point() and given != asked and alike
+    evidence.add({"loss/broadcast": [given, asked] if broadcast else []})
 
 
 def _reduction(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, evidence: Evidence) -> None:

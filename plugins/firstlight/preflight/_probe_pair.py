@@ -13,9 +13,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from firstlight.checks import Evidence
+from firstlight.checks import Evidence, Finding
 from firstlight.measures import best_of_last, update_ratios
 from firstlight.preflight._bench import Bench
+from firstlight.preflight._repairs import REPAIRS, optimizers_in, told
 from firstlight.preflight._subject import Subject
 from firstlight.preflight._twin import Stop, fit, twin_of
 
@@ -274,8 +275,36 @@ def _share(losses: list[float], constant: float) -> float:
     return end / constant
 
 
+def try_repair(subject: Subject, batch: Any, finding: Finding, evidence: Evidence, *, deadline: float) -> Finding:
+    """Do what ``finding`` advises to a copy, train it on ``batch``, and return the finding with what came of it."""
+    repair = REPAIRS.get(finding.code)
+    before, constant = evidence.get("pair/first_loss"), evidence.get("pair/constant")
+    if repair is None or constant is None or before is None or time.monotonic() > deadline:
+        return finding
+    readings = dict(evidence)
+    try:
+        run = _own(
+            subject, batch, math.nan, deadline, steps=_REFERENCES[0][1], learnt=0.1, change=lambda t: repair(t, readings)
+        )
+    except Exception:  # a repair that does not fit this module needs a human
+        return finding
+    if run.error is not None or len(run.losses) < 2:
+        return finding
+    ended = best_of_last(run.losses)
+    helped = ended < 0.5 * run.losses[0]
+    return told(finding, run.losses[0], ended, len(run.losses), helped=helped)
+
+
 def _own(
-    subject: Subject, batch: Any, constant: float, deadline: float, *, factor: float = 1.0, steps: int = _OWN_STEPS
+    subject: Subject,
+    batch: Any,
+    constant: float,
+    deadline: float,
+    *,
+    factor: float = 1.0,
+    steps: int = _OWN_STEPS,
+    learnt: float = _LEARNT,
+    change: Callable[[LightningModule], None] | None = None,
 ) -> Run:
     run = Run("")
     limit = min(steps, subject.plan.steps) * subject.plan.accumulate
@@ -284,9 +313,13 @@ def _own(
     def enough() -> bool:
         if run.losses and not math.isfinite(run.losses[-1]):
             return len(run.losses) > 3
-        return len(run.ratios) >= _RATIO_STEPS and _share(run.losses, constant) < _LEARNT
+        # a repair may change the unit of the loss: then its own first value is the measure
+        against = constant if math.isfinite(constant) else run.losses[0] if run.losses else math.nan
+        return len(run.ratios) >= _RATIO_STEPS and _share(run.losses, against) < learnt
 
     twin = twin_of(subject.module)
+    if change is not None:
+        change(twin)
     watcher = Watcher(run, original, deadline, enough, ascent=factor == 1.0, factor=factor)
     try:
         trainer = fit(twin, subject.plan, [batch], [watcher, Stop(limit)])
@@ -302,7 +335,7 @@ def _reference(subject: Subject, batch: Any, constant: float, rate: float, steps
     shadows: Any = twin
     several = 1
     if not twin.automatic_optimization:
-        several = max(1, len(_optimizers(twin.configure_optimizers())))
+        several = max(1, len(optimizers_in(twin.configure_optimizers())))
 
     def configure_optimizers() -> Any:
         chosen = [Adam([p for p in twin.parameters() if p.requires_grad], lr=rate) for _ in range(several)]
@@ -324,17 +357,6 @@ def _reference(subject: Subject, batch: Any, constant: float, rate: float, steps
     except Exception as error:
         run.error = f"{type(error).__name__}: {error}"[:300]
     return run
-
-
-def _optimizers(configured: Any) -> list[Optimizer]:
-    if isinstance(configured, Optimizer):
-        return [configured]
-    if isinstance(configured, dict):
-        return _optimizers(configured["optimizer"])
-    if isinstance(configured, (list, tuple)):
-        first = configured[0] if configured and isinstance(configured[0], (list, tuple)) else configured
-        return [optimizer for item in first for optimizer in _optimizers(item)]
-    return []
 
 
 def _describe(optimizers: list[Optimizer]) -> str:

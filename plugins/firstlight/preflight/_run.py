@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
 import traceback
@@ -23,7 +24,7 @@ from firstlight.preflight._probe_data import probe_batches
 from firstlight.preflight._probe_loss import probe_loss, read_label_range
 from firstlight.preflight._probe_network import probe_network
 from firstlight.preflight._probe_optimizer import probe_optimizers
-from firstlight.preflight._probe_pair import probe_pair
+from firstlight.preflight._probe_pair import probe_pair, try_repair
 from firstlight.preflight._probe_step import probe_steps
 from firstlight.preflight._report import CheckResult, PreflightReport, Status
 from firstlight.preflight._subject import Subject, part_of, size_of, subject_of, tensors_of, with_tensors
@@ -67,8 +68,13 @@ def run_preflight(
     with isolated_rng(seed):
         subject = subject_of(module, datamodule, trainer)
         _probe(subject, evidence, pictures, crashes, deadline=started + budget_seconds)
-    results = [_result(check, evidence, crashes) for check in checks]
-    findings = [finding for result in results for finding in result.findings]
+        results = [_result(check, evidence, crashes) for check in checks]
+        findings = [finding for result in results for finding in result.findings]
+        diagnosis = diagnose(findings, {check.code: check.rank for check in checks})
+        if diagnosis.root is not None:
+            batch = _pair_batch(subject)
+            root = try_repair(subject, batch, diagnosis.root, evidence, deadline=started + budget_seconds)
+            diagnosis = dataclasses.replace(diagnosis, root=root)
     spent = time.monotonic() - started
     environment = {
         "firstlight": __version__,
@@ -83,7 +89,7 @@ def run_preflight(
     over = evidence.get("budget/spent", False)
     return PreflightReport(
         tuple(results),
-        diagnose(findings, {check.code: check.rank for check in checks}),
+        diagnosis,
         dict(evidence),
         pictures,
         environment,
@@ -144,6 +150,8 @@ def _probe(
         again: Ran | None = attempt(("loss/",), lambda: bench.run(pair))
         if again is not None:
             layout = attempt((), lambda: layout_of(bench, pair, again)) or layout
+            path = again.record.networks[-1].path if again.record.networks else ""
+            evidence.add({"layout/inputs": layout.inputs, "layout/targets": layout.targets, "network/path": path})
         attempt(("model/", "gradient/", "activations/", "loss/"), lambda: probe_steps(bench, ran, evidence))
         schedule = attempt(("optimizer/", "schedule/"), lambda: probe_optimizers(bench, evidence))
         if schedule:
