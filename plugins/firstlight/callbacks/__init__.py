@@ -9,6 +9,7 @@ from firstlight.callbacks._learning_rate_scheduler import LearningRateScheduler
 from firstlight.callbacks._max_norm import MaxNorm
 from firstlight.callbacks._overfit_one_batch import OverfitOneBatch, OverfitResult
 from firstlight.callbacks._prediction_samples import PredictionSamples
+from firstlight.callbacks._preflight import Preflight
 from firstlight.callbacks._progress_bar import ProgressBar
 from firstlight.callbacks._run_manifest import RunManifest
 from firstlight.callbacks._weight_ema import WeightEMA
@@ -25,6 +26,7 @@ __all__ = [
     "OverfitOneBatch",
     "OverfitResult",
     "PredictionSamples",
+    "Preflight",
     "ProgressBar",
     "RunManifest",
     "WeightEMA",

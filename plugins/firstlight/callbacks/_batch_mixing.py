@@ -39,6 +39,7 @@ class BatchMixing(Callback):
     """
 
     role: ClassVar[str] = "actor"
+    in_step: ClassVar[bool] = False  # experiments on copies go without it
 
     def __init__(
         self, mixings: Sequence[MixUp | CutMix], num_classes: int, *, p: float = 1.0, seed: int | None = None

@@ -38,6 +38,7 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
     """
 
     role: ClassVar[str] = "actor"
+    in_step: ClassVar[bool] = False  # experiments on copies go without it
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class WeightEMA(Callback):
     """
 
     role: ClassVar[str] = "actor"
+    in_step: ClassVar[bool] = False  # experiments on copies go without it
 
     def __init__(self, decay: float = 0.999, every_n_steps: int = 1, *, start_step: int = 0) -> None:
         require(0 <= decay < 1, "decay", decay, "at least 0 and below 1")

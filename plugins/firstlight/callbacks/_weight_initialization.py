@@ -49,6 +49,7 @@ class WeightInitialization(Callback):
     """
 
     role: ClassVar[str] = "actor"
+    in_step: ClassVar[bool] = False  # experiments on copies go without it
 
     def __init__(
         self, plan: InitPlan | None = None, *, lsuv: bool = False, force: bool = False, seed: int | None = None

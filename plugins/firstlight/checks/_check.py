@@ -31,8 +31,8 @@ class Severity(enum.IntEnum):
 class Finding:
     """What a check found: the number, what it was held against, where, why it hurts, what to change.
 
-    ``where`` is a module path, a column, a parameter group or a file and line; empty for the whole set-up. ``tried`` says
-    what happened when the advice was applied to a copy; ``None`` means that it was not tried.
+    ``where`` is a module path, a column, a parameter group or a file and line; empty for the whole set-up. ``tried``
+    says what happened when the advice was applied to a copy; ``None`` means that it was not tried.
     """
 
     code: str
@@ -135,9 +135,7 @@ class Check(ABC):
     ) -> Finding:
         """Return a finding of this check."""
         require(bool(message) and bool(advice), "message and advice", (message, advice), "given")
-        return Finding(
-            self.code, severity, where, value, threshold, message, advice, name=self.name, why=self.why
-        )
+        return Finding(self.code, severity, where, value, threshold, message, advice, name=self.name, why=self.why)
 
 
 def some(names: list[str]) -> str:

@@ -40,7 +40,8 @@ class InputScale(Check):
 
     Rule: the standard deviation over everything that the first module receives, after all transforms, is above 10 or
     below 0.02, and the outputs do change with the scale (a norm layer in front would undo it).
-    Evidence: faulty set-ups show 96 (pixels as bytes), 222 (a raw table), 0.0015 (scaled twice); healthy ones 0.38 to 1.
+    Evidence: faulty set-ups show 96 (pixels as bytes), 222 (a raw table), 0.0015 (scaled twice); healthy ones 0.38 to
+    1.
     Known false alarms: physical units that a model scales by hand inside.
     """
 
@@ -104,7 +105,9 @@ class TargetScale(Check):
 
     code, name, title, rank = "FL104", "target_scale", "targets have unit scale", 11
     needs = ("targets/std",)
-    why = "A fresh network gives values about one; to reach such targets its last layer must travel for most of the run."
+    why = (
+        "A fresh network gives values about one; to reach such targets its last layer must travel for most of the run."
+    )
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         std, mean = evidence["targets/std"], evidence["targets/mean"]
@@ -136,7 +139,9 @@ class LabelRange(Check):
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         low, high, classes = evidence["targets/label_range"]
         if low < 0 or high >= classes:
-            shift = "subtract 1 from the labels" if low == 1 and high == classes else f"give the model {high + 1} outputs"
+            shift = (
+                "subtract 1 from the labels" if low == 1 and high == classes else f"give the model {high + 1} outputs"
+            )
             yield self.finding(
                 Severity.ERROR,
                 value=f"{low} to {high}",
@@ -304,7 +309,7 @@ class NoLabelSignal(Check):
                 threshold=0.01,
                 where="the training labels",
                 message=f"near inputs do not have like labels (gain {gain:.2g}, p = {p_value:.2f}){told}",
-                advice="look at where inputs and labels are joined: was one of them shuffled, sorted or filtered alone?",
+                advice="see where inputs and labels are joined: was one of them shuffled, sorted or filtered alone?",
             )
 
 

@@ -12,8 +12,8 @@ from firstlight.checks._check import Finding, Severity
 class Diagnosis:
     """One root cause with its symptoms folded below it, and what stands beside them.
 
-    ``root`` is ``None`` where nothing was found at or above a warning. ``symptoms`` are findings that the root explains;
-    ``others`` are warnings and facts on their own.
+    ``root`` is ``None`` where nothing was found at or above a warning. ``symptoms`` are findings that the root
+    explains; ``others`` are warnings and facts on their own.
     """
 
     root: Finding | None

@@ -12,8 +12,8 @@ from firstlight.checks._check import Check, Evidence, Finding, Severity, some
 class NoGradient(Check):
     """Trainable parameters that no gradient reaches.
 
-    Rule: over all batches seen, and over the training of a copy, a trainable tensor gets no gradient at all: the graph is
-    cut before it, or the loss does not use it; an error.
+    Rule: over all batches seen, and over the training of a copy, a trainable tensor gets no gradient at all: the
+    graph is cut before it, or the loss does not use it; an error.
     Known false alarms: heads that only some batches use, if none of the batches seen did.
     """
 
@@ -38,8 +38,8 @@ class NoGradient(Check):
 class ZeroGradient(Check):
     """Trainable parameters whose gradient is exactly zero.
 
-    Rule: over all batches seen, and over the training of a copy, the gradient of a whole tensor is exactly zero; an error,
-    most often the symptom of dead units or of an output that does not move.
+    Rule: over all batches seen, and over the training of a copy, the gradient of a whole tensor is exactly zero; an
+    error, most often the symptom of dead units or of an output that does not move.
     Known false alarms: branches that start at zero open within a few steps, and are not named.
     """
 
@@ -69,9 +69,9 @@ def _never(evidence: Evidence, key: str) -> list[str]:
 class Vanishing(Check):
     """Gradients that die on the way to the first layers.
 
-    Rule: over the weights of two dimensions and more, embeddings and frozen ones left out, the smallest gradient relative
-    to its weight is below 1e-5 of the largest; an error if it still is after ten steps (zero-initialized branches open
-    by then) and the batch is not learned.
+    Rule: over the weights of two dimensions and more, embeddings and frozen ones left out, the smallest gradient
+    relative to its weight is below 1e-5 of the largest; an error if it still is after ten steps (zero-initialized
+    branches open by then) and the batch is not learned.
     Evidence: faulty 4e-12 to 2e-3, healthy at least 0.016.
     Known false alarms: none known after the second reading.
     """

@@ -140,8 +140,8 @@ class LossNotPerSample(Check):
     Rule: over nine splits of at most 32 samples the loss of the whole lies outside of those of the two parts by more
     than 1e-4 of it, though a mean, weighted or not, lies between them. An error if shapes were broadcast against each
     other or the batch is not learned, else a fact: ranking and contrastive losses couple samples by design.
-    Evidence: ``[B]`` against ``[B, 1]`` 0.014 to 0.07 and more with the split by target; a softmax over the batch 0.1 to
-    0.5; healthy losses below 2e-7.
+    Evidence: ``[B]`` against ``[B, 1]`` 0.014 to 0.07 and more with the split by target; a softmax over the batch 0.1
+    to 0.5; healthy losses below 2e-7.
     Known false alarms: supervised contrastive losses that do not learn one batch for another reason.
     """
 

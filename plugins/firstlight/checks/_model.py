@@ -38,8 +38,9 @@ class NonfiniteForward(Check):
 class DeadUnits(Check):
     """Units that no sample wakes.
 
-    Rule: in one activation at least 95 % of the units have no slope for any of the samples seen (256 or more, where the
-    data has them); an error. Units are counted, not entries: a healthy deep narrow net shows half of its entries at zero.
+    Rule: in one activation at least 95 % of the units have no slope for any of the samples seen (256 or more, where
+    the data has them); an error. Units are counted, not entries: a healthy deep narrow net shows half of its entries
+    at zero.
     Evidence: faulty 0.97 to 1, healthy at most 0.5.
     Known false alarms: experts and top-k gates that are sparse by design.
     """
@@ -67,8 +68,8 @@ class DeadUnits(Check):
 class Saturation(Check):
     """Squashing activations that sit at their ends.
 
-    Rule: more than half of the values that enter a hidden tanh lie beyond 2.5, or a hidden sigmoid beyond 5; an error if
-    the user's optimizer does not learn the batch, else a fact. The output of the network is not counted.
+    Rule: more than half of the values that enter a hidden tanh lie beyond 2.5, or a hidden sigmoid beyond 5; an error
+    if the user's optimizer does not learn the batch, else a fact. The output of the network is not counted.
     Evidence: faulty 0.8 to 1, healthy at most 0.09.
     Known false alarms: gates; they must be shut for more than 90 % to be named.
     """
@@ -134,8 +135,12 @@ class ConstantOutput(Check):
         if variation < 1e-6 and evidence.get("pair/own", 1.0) > 0.5:
             shape = evidence.get("network/shape", [])
             single = evidence.get("network/simplex") and shape[-1:] == [1]
-            advice = "a softmax over a single output is always 1: use a sigmoid, or logits with their loss" if single else (
-                "look for a dead layer before the head, inputs that are overwritten, or a softmax over the wrong dimension"
+            advice = (
+                "a softmax over a single output is always 1: use a sigmoid, or logits with their loss"
+                if single
+                else (
+                    "look for a dead layer before the head, overwritten inputs, or a softmax over the wrong dimension"
+                )
             )
             yield self.finding(
                 Severity.ERROR,
@@ -176,8 +181,8 @@ class LinearNetwork(Check):
 class BatchMixing(Check):
     """The output of a sample depends on its neighbours in the batch.
 
-    Rule: in eval mode the first output moves by more than 1e-4 of the outputs' size when all other samples become copies
-    of the first; an error.
+    Rule: in eval mode the first output moves by more than 1e-4 of the outputs' size when all other samples become
+    copies of the first; an error.
     Evidence: a transposed batch 0.8, healthy set-ups 0.
     Known false alarms: models of sets, and batch norm without running statistics.
     """
@@ -274,7 +279,7 @@ class StuckStatistics(Check):
                 threshold=0.0,
                 where=names[0],
                 message=f"the running mean of {some(names)} does not move in a training step",
-                advice="set momentum above 0 (torch's default is 0.1; in other libraries the number is the other share)",
+                advice="set momentum above 0 (torch's default is 0.1; other libraries count the other share)",
             )
 
 

@@ -12,9 +12,9 @@ from firstlight.checks._check import Check, Evidence, Finding, Severity
 class OptimizerFails(Check):
     """The user's optimizer does not learn one batch; a plain Adam does.
 
-    Rule: on copies, from the same weights, the user's own optimizer with its schedule and clipping ends above 90 % of the
-    best constant's loss, or not finite, in up to 1000 steps, and Adam at 0.003 or 0.02 gets below half of it in 300; an
-    error. What is wrong with the optimizer stands in the findings FL403 to FL506, where they apply.
+    Rule: on copies, from the same weights, the user's own optimizer with its schedule and clipping ends above 90 % of
+    the best constant's loss, or not finite, in up to 1000 steps, and Adam at 0.003 or 0.02 gets below half of it in
+    300; an error. What is wrong with the optimizer stands in the findings FL403 to FL506, where they apply.
     Known false alarms: none known.
     """
 

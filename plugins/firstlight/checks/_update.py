@@ -44,8 +44,8 @@ class OptimizerParams(Check):
 class Ascending(Check):
     """Steps that raise the loss.
 
-    Rule: a tiny step along the optimizer's own update (a thousandth of the weights), with the same random numbers, raises
-    the task's loss in every one of the first three steps, and the batch is not learned; an error.
+    Rule: a tiny step along the optimizer's own update (a thousandth of the weights), with the same random numbers,
+    raises the task's loss in every one of the first three steps, and the batch is not learned; an error.
     Known false alarms: none known; momentum is fresh and the step too small to overshoot.
     """
 
@@ -72,7 +72,8 @@ class RateTooHigh(Check):
 
     Rule: the user's optimizer does not learn one batch, a reference Adam does, and so does the user's optimizer at a
     tenth or a hundredth of its rate; an error. Where those do not either, updates above a tenth of the weights are one.
-    Evidence: updates of healthy set-ups are 4e-4 to 0.014 of the weights (a new head 0.053), of faulty ones 0.06 to 600.
+    Evidence: updates of healthy set-ups are 4e-4 to 0.014 of the weights (a new head 0.053), of faulty ones 0.06 to
+    600.
     Known false alarms: none known; a high rate that learns is not named.
     """
 
@@ -89,8 +90,11 @@ class RateTooHigh(Check):
                 value=ratio,
                 threshold=0.1,
                 where="configure_optimizers",
-                message=f"{evidence['pair/own_name']} does not learn one batch; its updates are {ratio:.2g} of the weights",
-                advice=_rate_advice(evidence) if factor < 1 else "lower the learning rate by a factor of a thousand or more",
+                message=f"{evidence['pair/own_name']} does not learn one batch; "
+                f"its updates are {ratio:.2g} of the weights",
+                advice=_rate_advice(evidence)
+                if factor < 1
+                else "lower the learning rate by a factor of a thousand or more",
             )
 
 
@@ -98,9 +102,9 @@ class RateTooHigh(Check):
 class RateTooLow(Check):
     """A learning rate at which one batch is not learned in a thousand steps, and a higher one at which it is.
 
-    Rule: the user's optimizer does not learn one batch in up to 1000 steps, a reference Adam does, and so does the user's
-    optimizer at ten to a thousand times its rate; an error. Where those do not either, updates below 1e-4 of the weights
-    are one.
+    Rule: the user's optimizer does not learn one batch in up to 1000 steps, a reference Adam does, and so does the
+    user's optimizer at ten to a thousand times its rate; an error. Where those do not either, updates below 1e-4 of
+    the weights are one.
     Evidence: updates of healthy set-ups are 4e-4 to 0.014 of the weights, of faulty ones 0 to 2.5e-5.
     Known false alarms: none known; a low rate that learns is not named.
     """
@@ -120,7 +124,9 @@ class RateTooLow(Check):
                 where="configure_optimizers",
                 message=f"{evidence['pair/own_name']} does not learn one batch in {evidence['pair/own_steps']} steps; "
                 f"its updates are {ratio:.2g} of the weights",
-                advice=_rate_advice(evidence) if factor > 1 else "raise the learning rate by a factor of ten thousand or more",
+                advice=_rate_advice(evidence)
+                if factor > 1
+                else "raise the learning rate by a factor of ten thousand or more",
             )
 
 
@@ -153,7 +159,7 @@ class ScheduleShape(Check):
                 threshold=1e-3,
                 where="configure_optimizers",
                 message=f"after a fifth of the run the rate is {rest:.2g}, {rest / max(peak, 1e-30):.1g} of its peak",
-                advice="is the scheduler stepped every batch with a period in epochs? Set interval and its length alike",
+                advice="is the scheduler stepped every batch with a period in epochs? Set interval and length alike",
             )
         elif evidence["schedule/steps"] == evidence["schedule/planned"] and peak < 0.5 * evidence["schedule/base"]:
             yield self.finding(
@@ -161,7 +167,7 @@ class ScheduleShape(Check):
                 value=peak / evidence["schedule/base"],
                 threshold=0.5,
                 where="configure_optimizers",
-                message=f"the rate reaches {peak:.2g} of {evidence['schedule/base']:.2g} before the run of {steps} steps ends",
+                message=f"the rate reaches {peak:.2g} of {evidence['schedule/base']:.2g} before the run ends",
                 advice="shorten the warm-up to a few percent of the run: is it counted in epochs or in steps?",
             )
 
@@ -190,7 +196,7 @@ class DecayDominates(Check):
                 value=pulled,
                 threshold=3.0,
                 where="configure_optimizers",
-                message=f"weight decay {decay:.3g} at rate {rate:.3g} shrinks weights by exp(-{pulled:.2g}) in the trial",
+                message=f"weight decay {decay:.3g} at rate {rate:.3g} shrinks weights by exp(-{pulled:.2g})",
                 advice="lower weight_decay to 0.01 to 0.1 under AdamW, 1e-4 under SGD",
             )
 
@@ -199,14 +205,14 @@ class DecayDominates(Check):
 class NeverMoves(Check):
     """Parameters that are in an optimizer, have a gradient, and stay where they are.
 
-    Rule: after the training of a copy a trainable parameter whose gradient is at least 1e-4 of the largest is bit for bit
-    what it was; an error.
+    Rule: after the training of a copy a trainable parameter whose gradient is at least 1e-4 of the largest is bit for
+    bit what it was; an error.
     Known false alarms: none known.
     """
 
     code, name, title, rank = "FL507", "never_moves", "every parameter moves", 34
     needs = ("update/still", "pair/reached")
-    why = "These parameters keep their initial values: their group has a rate of zero, or their update rounds to nothing."
+    why = "They keep their initial values: their group has a rate of zero, or their update rounds to nothing."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         reached, missing = set(evidence["pair/reached"]), set(evidence.get("optimizer/missing", []))

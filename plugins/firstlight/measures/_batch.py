@@ -127,7 +127,7 @@ def label_signal(
         count = int(classes.max()) + 1
         onehot = F.one_hot(classes, count).double()
         prior = onehot.mean(0)
-        weight = (1.0 / (prior[classes] * count))  # each class counts the same
+        weight = 1.0 / (prior[classes] * count)  # each class counts the same
 
         def gain(order: Tensor) -> float:
             labels, hot = classes[order], onehot[order]

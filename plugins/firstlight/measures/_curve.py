@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -22,5 +23,5 @@ def rising_share(losses: Sequence[float]) -> float:
     >>> rising_share([1.0, 2.0, 1.5])
     0.5
     """
-    pairs = list(zip(losses, losses[1:], strict=False))
+    pairs = list(itertools.pairwise(losses))
     return sum(after > before for before, after in pairs) / len(pairs) if pairs else 0.0

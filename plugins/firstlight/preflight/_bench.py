@@ -93,7 +93,7 @@ class Bench:
 
     def _step(self, batch: Any) -> Any:
         step = self.twin.training_step
-        return step(batch, 0) if step.__code__.co_argcount > 2 else step(batch)  # type: ignore[call-arg]
+        return step(batch, 0) if step.__code__.co_argcount > 2 else step(batch)
 
     @contextlib.contextmanager
     def _no_steps(self, ran: Ran, backward: bool) -> Iterator[None]:
@@ -109,7 +109,7 @@ class Bench:
             if backward:
                 manual_backward(loss, *args, **kwargs)
 
-        def stand(closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
+        def stand(closure: Callable[[], Any] | None = None) -> Any:
             return closure() if closure is not None else None
 
         shadows: Any = self.twin

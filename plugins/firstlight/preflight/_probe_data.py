@@ -123,7 +123,7 @@ def _order(labels: list[Any], evidence: Evidence) -> None:
     chance = []
     for _ in range(8):
         mixed = everything[torch.randperm(len(everything))][: len(together)]
-        chance.append(batch_label_entropy(list(mixed.split(sizes))))
+        chance.append(batch_label_entropy(list(torch.split(mixed, sizes))))
     expected = sum(chance) / len(chance)
     ratio = batch_label_entropy(batches) / expected if expected > 0.05 else math.nan
     if math.isfinite(ratio):
@@ -147,7 +147,9 @@ def _splits(inputs: Tensor, val: Tensor, evidence: Evidence) -> None:
     evidence.add({"splits/shift": float(shift), "splits/ratio": outer.std / max(inner.std, 1e-12)})
 
 
-def _signal(inputs: Tensor, targets: Tensor, val: Tensor | None, val_targets: Tensor | None, evidence: Evidence) -> None:
+def _signal(
+    inputs: Tensor, targets: Tensor, val: Tensor | None, val_targets: Tensor | None, evidence: Evidence
+) -> None:
     usable = inputs.is_floating_point() and inputs[0].numel() <= _MOST_COLUMNS
     usable = usable and (_are_classes(targets) or (targets.is_floating_point() and targets[0].numel() <= 16))
     # a model of its own inputs has no labels; a tensor of labels as wide as the inputs is none either

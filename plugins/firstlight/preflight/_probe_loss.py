@@ -132,7 +132,7 @@ def _descend(function: LossOf, start: Tensor) -> float:
         return loss
 
     try:
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, IndexError):
         return best if math.isfinite(best) else math.nan
     return best if math.isfinite(best) else math.nan
@@ -143,7 +143,7 @@ def _double_activation(ran: Ran, evidence: Evidence) -> None:
     seen = ""
     for call in ran.record.loss_calls:
         given = call.prediction
-        if not isinstance(given, Tensor) or given.ndim < 2 or given.shape[1] < 2 and call.function is F.cross_entropy:
+        if not isinstance(given, Tensor) or given.ndim < 2 or (given.shape[1] < 2 and call.function is F.cross_entropy):
             continue
         if call.function is F.cross_entropy and is_simplex(given):
             seen = "softmax"
@@ -182,7 +182,7 @@ def _head(of: LossOf, outputs: Tensor, constant: float, reach: list[float | None
 
 
 def _coupling(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, layout: Layout, evidence: Evidence) -> None:
-    """How far the loss of a batch lies outside of those of its two parts: a mean, weighted or not, lies between them."""
+    """How far the loss of a batch lies outside of those of its parts: a mean, weighted or not, lies between."""
     size = min(size_of(batch) or 0, _SPLIT_SIZE)
     if size < 4 or not outputs.ndim or len(outputs) < size:
         evidence.skip("loss/coupling", "fewer than four samples with an output each")

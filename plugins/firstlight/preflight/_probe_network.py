@@ -1,4 +1,4 @@
-"""Readings of the network as a function: does a sample see its neighbours, is it random, is it linear, how far it reaches."""
+"""Readings of the network as a function: does it mix samples, is it random, is it linear, how far it reaches."""
 
 from __future__ import annotations
 
@@ -150,11 +150,11 @@ def _batch_norm(bench: Bench, batch: Any, evidence: Evidence) -> None:
     if not tracking:
         evidence.skip("network/stuck_statistics", "no layer keeps running statistics")
         return
-    before = {name: layer.running_mean.clone() for name, layer in tracking.items()}  # type: ignore[operator]
+    before = {name: layer.running_mean.clone() for name, layer in tracking.items()}
     after: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        return lambda layer, args, output: after.__setitem__(name, layer.running_mean.clone())
+        return lambda layer, *_: after.__setitem__(name, layer.running_mean.clone())
 
     handles = [layer.register_forward_hook(keep(name)) for name, layer in tracking.items()]
     try:
@@ -256,5 +256,3 @@ def _modes(bench: Bench, evidence: Evidence) -> None:
         if not layer.training and name and any(p.requires_grad for p in layer.parameters(recurse=False))
     ]
     evidence.add({"model/in_eval_mode": frozen_mode})
-
-

@@ -27,7 +27,9 @@ def probe_optimizers(bench: Bench, evidence: Evidence) -> dict[str, Any]:
         {
             "optimizer/names": [type(optimizer).__name__ for optimizer in optimizers],
             "optimizer/rates": [float(group["lr"]) for o in optimizers for group in o.param_groups],
-            "optimizer/decay": max((float(g.get("weight_decay") or 0) for o in optimizers for g in o.param_groups), default=0),
+            "optimizer/decay": max(
+                (float(g.get("weight_decay") or 0) for o in optimizers for g in o.param_groups), default=0
+            ),
             "optimizer/missing": [n for n, p in twin.named_parameters() if p.requires_grad and id(p) not in held],
             "optimizer/foreign": sum(id_ not in known for id_ in held),
             "model/unregistered": _unregistered(twin),
@@ -93,8 +95,8 @@ def _simulate(bench: Bench, evidence: Evidence) -> dict[str, Any]:
         for scheduler, interval, frequency in copies:
             ended = (step + 1) % per_epoch == 0 and (step + 1) // per_epoch % frequency == 0
             if ended if interval == "epoch" else (step + 1) % frequency == 0:
-                scheduler.optimizer._opt_called = True
-                scheduler.step()
+                scheduler.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch warns
+                scheduler.step()  # type: ignore[call-arg]
     first = next(iter(groups.values()))
     evidence.add(
         {

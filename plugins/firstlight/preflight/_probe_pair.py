@@ -65,7 +65,8 @@ class Watcher(Callback):
         self.ascent, self.factor = ascent, factor  # of the learning rates
         self.handles: list[Any] = []
         self.steps = 0
-        self.fresh: set[int] = set()
+        self.fresh: set[int] = set()  # parameters whose gradient was cleared since their last step
+        self.stepped: set[int] = set()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         held = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
@@ -80,7 +81,7 @@ class Watcher(Callback):
         self.start = {name: p.detach().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
         for name, parameter in pl_module.named_parameters():
             if parameter.requires_grad:
-                self.handles.append(parameter.register_hook(self._arrives(name, parameter)))
+                self.handles.append(parameter.register_hook(self._arrives(name, parameter)))  # type: ignore[no-untyped-call]
         for optimizer in trainer.optimizers:
             self.handles.append(optimizer.register_step_post_hook(self._stepped))
 
@@ -101,11 +102,10 @@ class Watcher(Callback):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 name = self.names.get(id(parameter), "")
-                known = self.__dict__.setdefault("stepped_once", set())
-                if id(parameter) in known and id(parameter) not in self.fresh and parameter.grad is not None:
-                    if bool(parameter.grad.to_dense().count_nonzero()) and name not in self.run.stale:
-                        self.run.stale.append(name)
-                known.add(id(parameter))
+                old = id(parameter) in self.stepped and id(parameter) not in self.fresh and parameter.grad is not None
+                if old and name not in self.run.stale and bool(parameter.grad.to_dense().count_nonzero()):
+                    self.run.stale.append(name)
+                self.stepped.add(id(parameter))
                 self.fresh.discard(id(parameter))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -185,7 +185,9 @@ class Watcher(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._let_go()
-        still = {name for name, p in pl_module.named_parameters() if name in self.start and torch.equal(p, self.start[name])}
+        still = {
+            name for name, p in pl_module.named_parameters() if name in self.start and torch.equal(p, self.start[name])
+        }
         self.run.still = sorted(still)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -245,9 +247,7 @@ def probe_pair(subject: Subject, batch: Any, evidence: Evidence, *, deadline: fl
     return pictures
 
 
-def _other_rates(
-    subject: Subject, batch: Any, constant: float, own: Run, evidence: Evidence, deadline: float
-) -> None:
+def _other_rates(subject: Subject, batch: Any, constant: float, own: Run, evidence: Evidence, deadline: float) -> None:
     """Try the user's own optimizer at other rates: the nearest that learns says which way and how far off it was."""
     short = _median(own.ratios[3:]) < 1e-3 if len(own.ratios) > 3 else False
     factors = sorted(_FACTORS, key=lambda factor: ((factor > 1) != short, abs(math.log(factor))))
@@ -284,7 +284,13 @@ def try_repair(subject: Subject, batch: Any, finding: Finding, evidence: Evidenc
     readings = dict(evidence)
     try:
         run = _own(
-            subject, batch, math.nan, deadline, steps=_REFERENCES[0][1], learnt=0.1, change=lambda t: repair(t, readings)
+            subject,
+            batch,
+            math.nan,
+            deadline,
+            steps=_REFERENCES[0][1],
+            learnt=0.1,
+            change=lambda t: repair(t, readings),
         )
     except Exception:  # a repair that does not fit this module needs a human
         return finding
@@ -350,7 +356,9 @@ def _reference(subject: Subject, batch: Any, constant: float, rate: float, steps
     def enough() -> bool:
         return bool(run.losses) and (not math.isfinite(run.losses[-1]) or _share(run.losses, constant) < _LEARNT)
 
-    plain = type(subject.plan)(max_epochs=-1, num_batches=10**6, precision=subject.plan.precision, device=subject.plan.device)
+    plain = type(subject.plan)(
+        max_epochs=-1, num_batches=10**6, precision=subject.plan.precision, device=subject.plan.device
+    )
     watcher = Watcher(run, {id(p) for p in subject.module.parameters()}, deadline, enough, ascent=False)
     try:
         fit(twin, plain, [batch], [watcher, Stop(steps)])

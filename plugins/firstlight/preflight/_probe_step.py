@@ -163,8 +163,10 @@ def _activations(runs: list[Ran], evidence: Evidence) -> None:
     saturated: dict[str, float] = {}
     for (path, number, function), found in places.items():
         shapes = {activation.after.shape[1:] for activation in found}
-        is_head = last is not None and found[-1].after.shape == last.shape and bool(
-            torch.equal(found[-1].after, last.detach())
+        is_head = (
+            last is not None
+            and found[-1].after.shape == last.shape
+            and bool(torch.equal(found[-1].after, last.detach()))
         )
         if len(shapes) > 1 or is_head:
             continue

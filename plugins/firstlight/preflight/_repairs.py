@@ -36,7 +36,7 @@ def repaired(module: LightningModule, finding: Finding, readings: Readings) -> L
 
 
 def _on_batches(position: int, change: Callable[[Tensor], Tensor]) -> Repair:
-    def repair(module: LightningModule, readings: Readings) -> None:
+    def repair(module: LightningModule, _: Readings) -> None:
         inner = module.on_after_batch_transfer
 
         def on_after_batch_transfer(batch: Any, dataloader_idx: int) -> Any:
@@ -68,7 +68,7 @@ def _fill(module: LightningModule, readings: Readings) -> None:
     _on_batches(readings["layout/inputs"][0], lambda t: t.nan_to_num(0.0, 0.0, 0.0))(module, readings)
 
 
-def _initialize(module: LightningModule, readings: Readings) -> None:
+def _initialize(module: LightningModule, _: Readings) -> None:
     initialize_(module)
 
 
@@ -77,7 +77,7 @@ def _on_outputs(change: Callable[[Tensor], Tensor]) -> Repair:
 
     def repair(module: LightningModule, readings: Readings) -> None:
         layer: nn.Module = module.get_submodule(readings["network/path"])
-        layer.register_forward_hook(lambda _, args, output: change(output) if isinstance(output, Tensor) else None)
+        layer.register_forward_hook(lambda *call: change(call[-1]) if isinstance(call[-1], Tensor) else None)
 
     return repair
 
@@ -104,7 +104,7 @@ def _align_shapes(module: LightningModule, readings: Readings) -> None:
 
 
 def _on_optimizers(change: Callable[[LightningModule, Optimizer], None]) -> Repair:
-    def repair(module: LightningModule, readings: Readings) -> None:
+    def repair(module: LightningModule, _: Readings) -> None:
         inner = module.configure_optimizers
 
         def configure_optimizers() -> Any:
@@ -148,16 +148,16 @@ def _turn_around(_: LightningModule, optimizer: Optimizer) -> None:
 
 
 def _clear(_: LightningModule, optimizer: Optimizer) -> None:
-    optimizer.register_step_post_hook(lambda done, *args: done.zero_grad())
+    optimizer.register_step_post_hook(lambda done, *_: done.zero_grad())
 
 
-def _hold_all(module: LightningModule, readings: Readings) -> None:
+def _hold_all(module: LightningModule, _: Readings) -> None:
     inner = module.configure_optimizers
 
     def configure_optimizers() -> Any:
         old = optimizers_in(inner())[0]
         settings = {key: value for key, value in old.param_groups[0].items() if key in old.defaults}
-        return type(old)([p for p in module.parameters() if p.requires_grad], **settings)  # type: ignore[call-arg]
+        return type(old)([p for p in module.parameters() if p.requires_grad], **settings)
 
     module.configure_optimizers = configure_optimizers  # type: ignore[method-assign]
 

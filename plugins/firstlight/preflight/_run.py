@@ -7,11 +7,11 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch import __version__ as lightning_version
 
 from firstlight import __version__
 from firstlight._require import require
@@ -28,6 +28,7 @@ from firstlight.preflight._probe_pair import probe_pair, try_repair
 from firstlight.preflight._probe_step import probe_steps
 from firstlight.preflight._report import CheckResult, PreflightReport, Status
 from firstlight.preflight._subject import Subject, part_of, size_of, subject_of, tensors_of, with_tensors
+from firstlight.preflight._twin import alone
 
 _PAIR_SAMPLES = 32
 _WINDOW = 256
@@ -65,7 +66,7 @@ def run_preflight(
     evidence = Evidence()
     pictures: dict[str, Any] = {}
     crashes: dict[str, str] = {}
-    with isolated_rng(seed):
+    with isolated_rng(seed), alone():
         subject = subject_of(module, datamodule, trainer)
         _probe(subject, evidence, pictures, crashes, deadline=started + budget_seconds)
         results = [_result(check, evidence, crashes) for check in checks]
@@ -79,7 +80,7 @@ def run_preflight(
     environment = {
         "firstlight": __version__,
         "torch": torch.__version__,
-        "lightning": lightning_version,
+        "lightning": metadata.version("lightning"),
         "python": platform.python_version(),
         "module": type(module).__qualname__,
         "device": str(module.device),
@@ -228,7 +229,9 @@ def _concatenated(parts: list[Any]) -> Any:
     columns = list(zip(*(tensors_of(part) for part in parts), strict=False))
     joined = []
     for column in columns:
-        same = all(t.ndim and len(t) == n and t.shape[1:] == column[0].shape[1:] for t, n in zip(column, sizes, strict=True))
+        same = all(
+            t.ndim and len(t) == n and t.shape[1:] == column[0].shape[1:] for t, n in zip(column, sizes, strict=True)
+        )
         if not same:
             return None
         joined.append(torch.cat(column))
@@ -239,7 +242,9 @@ def _concatenated(parts: list[Any]) -> Any:
 def _is_ours(error: BaseException) -> bool:
     """Whether an exception comes from a probe and not from the module under it."""
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if frame.name in ("_step", "trainer_fit") and frame.filename.endswith("_bench.py")]
+    inside = [
+        frame for frame in frames if frame.name in ("_step", "trainer_fit") and frame.filename.endswith("_bench.py")
+    ]
     if inside:
         return False
     return bool(frames) and not any("lightning" in frame.filename for frame in frames[-6:])
@@ -257,5 +262,10 @@ def _result(check: Check, evidence: Evidence, crashes: dict[str, str]) -> CheckR
     except Exception:
         return CheckResult(check.code, check.name, check.title, "crashed", traceback=traceback.format_exc())
     worst = max((finding.severity for finding in findings), default=None)
-    said: dict[Severity | None, Status] = {None: "passed", Severity.INFO: "info", Severity.WARNING: "warning", Severity.ERROR: "error"}
+    said: dict[Severity | None, Status] = {
+        None: "passed",
+        Severity.INFO: "info",
+        Severity.WARNING: "warning",
+        Severity.ERROR: "error",
+    }
     return CheckResult(check.code, check.name, check.title, said[worst], findings)

@@ -52,9 +52,9 @@ def subject_of(module: LightningModule, data: Any, trainer: Trainer | None) -> S
 
 def _loaders(module: LightningModule, data: Any, trainer: Trainer | None) -> tuple[Any, Any]:
     if isinstance(data, LightningDataModule):
+        ready = getattr(trainer, "datamodule", None) is data  # set up by the fit that is going on
         data = _copied(data)
-        # Lightning's own: a datamodule that is attached asks its Trainer
-        if not getattr(data, "_firstlight_ready", False):
+        if not ready:
             with hushed():
                 data.prepare_data()
                 data.setup("fit")
@@ -68,10 +68,14 @@ def _loaders(module: LightningModule, data: Any, trainer: Trainer | None) -> tup
 
 def _copied(data: LightningDataModule) -> LightningDataModule:
     """Copy a datamodule; the data sets in it are shared where they cannot be copied."""
+    apart = copy.copy(data)
+    apart.trainer = None
     try:
-        return copy.deepcopy(data)
+        apart = copy.deepcopy(apart)
     except Exception:  # open files, locks, handles: its loaders are asked for anew, and only they move
-        return copy.copy(data)
+        apart = copy.copy(apart)
+    apart.trainer = data.trainer
+    return apart
 
 
 def _optional(owner: Any, hook: str) -> Any:

@@ -146,13 +146,13 @@ class Tape(TorchFunctionMode):
                 handle.remove()
 
     def _enter(self, path: str) -> Callable[..., None]:
-        def enter(layer: nn.Module, args: Any) -> None:
+        def enter(*_: Any) -> None:
             self._stack.append(path)
 
         return enter
 
     def _leave(self, path: str) -> Callable[..., None]:
-        def leave(layer: nn.Module, args: Any, output: Any) -> None:
+        def leave(_: nn.Module, args: Any, output: Any) -> None:
             # an exception inside a module leaves its path on the stack
             while self._stack and self._stack.pop() != path:
                 pass

@@ -149,6 +149,21 @@ def hushed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One process asks while the others wait: code that gathers over ranks must not wait for them."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        yield
+        return
+    asked = distributed.is_initialized
+    distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        distributed.is_initialized = asked
+
+
+@contextlib.contextmanager
 def writes_nothing() -> Iterator[None]:
     """Send what this thread opens for writing, or saves with torch, to files that vanish."""
     opened, saved, thread = builtins.open, torch.save, threading.get_ident()
@@ -169,10 +184,10 @@ def writes_nothing() -> Iterator[None]:
         def guarded_save(value: Any, f: Any, *args: Any, **kwargs: Any) -> None:
             saved(value, elsewhere(f), *args, **kwargs)
 
-        builtins.open = io.open = guarded_open  # type: ignore[assignment]
-        torch.save = guarded_save
+        builtins.open = io.open = guarded_open
+        torch.save = guarded_save  # type: ignore[assignment]
         try:
             yield
         finally:
-            builtins.open = io.open = opened  # type: ignore[misc]
+            builtins.open = io.open = opened
             torch.save = saved
