@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -163,25 +165,30 @@ def r2(prediction: Tensor, target: Tensor) -> Tensor:
     return 1 - (prediction - target).square().sum() / (target - target.mean(0)).square().sum()
 
 
-def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     """Return Linear layers of these sizes with an activation between them."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[:-1])
 
 
-def pretrained(*sizes: int, seed: int, classes: Callable[[Tensor], Tensor] | None = None) -> nn.Sequential:
-    """Return a net that knows the digits of the training samples already, or what ``classes`` makes of them."""
-    net = mlp(*sizes)
+def pretrained(*sizes: int, seed: int, digits_a_class: int = 1) -> nn.Sequential:
+    """Return a net that has learned the training samples before, each digit or several of them as one class."""
+    return copy.deepcopy(_pretrained(*sizes, seed=seed, digits_a_class=digits_a_class))
+
+
+@lru_cache(maxsize=8)
+def _pretrained(*sizes: int, seed: int, digits_a_class: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        net = mlp(*sizes)
         data = ArrayData(digits, batch_size=32, seed=seed)
         data.setup()
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
         for _ in range(15):
             for x, y in data.train_dataloader():
                 optimizer.zero_grad()
-                F.cross_entropy(net(x), classes(y) if classes else y).backward()
+                F.cross_entropy(net(x), y // digits_a_class).backward()
                 optimizer.step()
     return net

@@ -121,13 +121,14 @@ CASES = [
     fault(
         id="D02",
         title="diabetes, target in thousandths",
-        fault="The regression target has a standard deviation of 75 000.",
+        fault="The regression target has a standard deviation of 77 000.",
         fix="standardize the target",
         finding="target_scale",
         make=target_scale,
         epochs=60,
         metric="val/r2",
         published=(-3.3, 0.515),
+        tolerance=0.2,  # over eight splits of these 442 samples the score spreads by .10, that of least squares by .08
     ),
     fault(
         id="D03",

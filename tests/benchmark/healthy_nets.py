@@ -27,9 +27,9 @@ def convolutional(buggy: bool, seed: int, knobs: Knobs) -> Program:
         nn.Conv2d(narrow, wide, 3, padding=1),
         nn.BatchNorm2d(wide),
         nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
+        nn.AvgPool2d(2),
         nn.Flatten(),
-        nn.Linear(wide, 10),
+        nn.Linear(4 * wide, 10),
     )
     module = Classifier(net, partial(SGD, lr=knobs.lr(0.05), momentum=0.9, weight_decay=5e-4))
     return module, ArrayData(images, batch_size=knobs.batch(32), seed=seed), {}

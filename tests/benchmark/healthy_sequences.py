@@ -122,7 +122,10 @@ class LanguageModel(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = AdamW(self.parameters(), lr=self.hparams.lr)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.factor), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.factor), "interval": "step"},
+        }
 
 
 def language(buggy: bool, seed: int, knobs: Knobs) -> Program:

@@ -72,14 +72,9 @@ class GAN(LightningModule):
     def __init__(self, width: int, lr: float) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.generator = mlp(4, width, width, 2)
-        self.discriminator = nn.Sequential(
-            nn.Linear(2, width),
-            nn.LeakyReLU(0.2),
-            nn.Linear(width, width),
-            nn.LeakyReLU(0.2),
-            nn.Linear(width, 1),
-        )
+        leaky = partial(nn.LeakyReLU, 0.2)
+        self.generator = mlp(4, width, width, 2, activation=leaky)
+        self.discriminator = mlp(2, width, width, 1, activation=leaky)
         self.lr = lr
 
     def forward(self, noise: Tensor) -> Tensor:
@@ -106,7 +101,9 @@ class GAN(LightningModule):
     def validation_step(self, batch: Arrays, batch_idx: int) -> None:
         real = batch[0]
         fake = self(torch.randn(len(real), 4, device=self.device))
-        between, among_real, among_fake = (torch.cdist(a, b).mean() for a, b in ((real, fake), (real, real), (fake, fake)))
+        between, among_real, among_fake = (
+            torch.cdist(a, b).mean() for a, b in ((real, fake), (real, real), (fake, fake))
+        )
         self.log("val/energy_distance", 2 * between - among_real - among_fake)
 
     def configure_optimizers(self) -> Any:

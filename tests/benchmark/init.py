@@ -66,7 +66,7 @@ CASES = [
     fault(
         id="D15",
         title="digits, every parameter from N(0, 1)",
-        fault="Weights of standard deviation 1 make each layer 16 times larger than the one before.",
+        fault="Weights of standard deviation 1 are eleven times what keeps the scale through layers of 256.",
         fix="torch's own initialization",
         finding="init_loss",
         make=standard_normal,
@@ -76,7 +76,7 @@ CASES = [
     fault(
         id="D16",
         title="circles, twelve layers of sigmoids",
-        fault="Each sigmoid shrinks the gradient to a quarter or less.",
+        fault="The slope of a sigmoid is at most a quarter: behind twelve of them the gradient is next to nothing.",
         fix="ReLU with Kaiming initialization",
         finding="vanishing",
         make=deep_sigmoid,

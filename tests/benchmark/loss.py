@@ -124,7 +124,7 @@ CASES = [
     fault(
         id="D07",
         title="friedman, sigmoid on the output",
-        fault="The output lies in (0, 1), the targets reach from -9 to 9.",
+        fault="The output lies in (0, 1), the targets reach from -7 to 8.",
         fix="leave the sigmoid out",
         finding="target_out_of_range",
         make=sigmoid_head,

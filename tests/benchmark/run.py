@@ -1,7 +1,11 @@
-"""Trains a case and returns its score."""
+"""Trains a case as its author would, and holds its scores against the published ones."""
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
@@ -9,9 +13,13 @@ from lightning.pytorch import Trainer, seed_everything
 from benchmark.case import Case
 from helpers import trainer
 
+SCORES = Path(__file__).with_name("scores.json")
 
-def fit(case: Case, *, buggy: bool = False, seed: int = 0, factors: dict[str, float] | None = None, **kwargs: Any) -> Trainer:
-    """Train one program as its author would, from a fixed seed; ``kwargs`` override arguments of its Trainer."""
+
+def fit(
+    case: Case, *, buggy: bool = False, seed: int = 0, factors: dict[str, float] | None = None, **kwargs: Any
+) -> Trainer:
+    """Train one program from a fixed seed; ``kwargs`` override arguments of its Trainer."""
     module, data, own = case.build(buggy, seed, **(factors or {}))
     seed_everything(seed, verbose=False)
     run = trainer(**(own | kwargs))
@@ -21,3 +29,36 @@ def fit(case: Case, *, buggy: bool = False, seed: int = 0, factors: dict[str, fl
 
 def score(case: Case, **kwargs: Any) -> float:
     return float(fit(case, **kwargs).callback_metrics[case.metric])
+
+
+def untrained_score(case: Case, *, seed: int = 0) -> float:
+    module, data, own = case.build(seed=seed)
+    seed_everything(seed, verbose=False)
+    return float(trainer(**own).validate(module, data, verbose=False)[0][case.metric])
+
+
+def recorded() -> dict[str, dict[str, list[float]]]:
+    """Return the scores of ``benchmarks/diagnosis_cases.py``: of each case ``fixed`` and, with a fault, ``buggy``.
+
+    A healthy program is its own fixed one. A score that is not a number comes back as NaN.
+    """
+    return {
+        name: {
+            variant: [math.nan if value is None else value for value in values] for variant, values in scores.items()
+        }
+        for name, scores in json.loads(SCORES.read_text(encoding="utf-8")).items()
+    }
+
+
+def check(case: Case, *, fixed: list[float], buggy: list[float]) -> None:
+    """Assert that the fixed program is as good as published, and the buggy one clearly worse.
+
+    Clearly: by half of the published distance, or not a number at all.
+    """
+    if case.published is None:
+        return
+    good = case.published if isinstance(case.published, float) else case.published[1]
+    assert abs(fmean(fixed) - good) <= case.tolerance, f"{case.id}: {fixed}, published {good}"
+    if isinstance(case.published, tuple):
+        gap = (good - case.published[0]) / 2
+        assert all(not math.isfinite(bad) or fmean(fixed) - bad >= gap for bad in buggy), f"{case.id}: {buggy}, {fixed}"
