@@ -18,7 +18,7 @@ import torch
 from benchmark import CASES, Case
 from benchmark.run import SCORES, score
 
-HEADER = ("case", "program", "metric", "buggy", "fixed", "published")
+HEADER = ("case", "program", "metric", "buggy", "fixed", "plain torch")
 
 
 def measure(case: Case, seeds: int) -> dict[str, list[float | None]]:
@@ -31,14 +31,14 @@ def measure(case: Case, seeds: int) -> dict[str, list[float | None]]:
 
 
 def row(case: Case, scores: dict[str, list[float | None]]) -> str:
-    published = {tuple: "{0[0]:g} → {0[1]:g}", float: "{0:g}", type(None): "falls"}[type(case.published)]
+    reference = {tuple: "{0[0]:g} → {0[1]:g}", float: "{0:g}", type(None): "falls"}[type(case.reference)]
     cells = (
         case.id,
         case.title,
         f"{case.metric} ({case.direction})",
         shown(scores.get("buggy")),
         shown(scores["fixed"]),
-        published.format(case.published),
+        reference.format(case.reference),
     )
     return "| " + " | ".join(cells) + " |"
 

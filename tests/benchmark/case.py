@@ -35,10 +35,11 @@ Program = tuple[LightningModule, LightningDataModule, dict[str, Any]]
 class Case:
     """One program; a faulty one has a twin that is the same but for the fault.
 
-    ``published`` are the scores of the buggy and the fixed program that the catalogue of faults gives (of a healthy
-    program its score alone); None where it only says that the metric falls from what it is before training. They are
-    means over two seeds; ``tolerance`` is how far another seed's fixed program may be from them. An accuracy of .97 on
-    143 to 450 samples has a standard deviation of .014 to .008 from the split alone.
+    ``reference`` are the scores of the buggy and the fixed program (of a healthy one, its own) when the same set-up was
+    written as a loop in plain torch, apart from these files: means over two seeds. None where it was only seen that the
+    metric falls. ``tolerance`` is how far the fixed program may be from that: an accuracy of .97 on 143 to 450 samples
+    has a standard deviation of .014 to .008 from the split alone. ``origin`` is the closest bug or fault in the
+    literature, told anew, not ported.
     """
 
     id: str
@@ -46,7 +47,8 @@ class Case:
     title: str
     make: Callable[[bool, int, Knobs], Program]
     epochs: int
-    published: tuple[float, float] | float | None
+    reference: tuple[float, float] | float | None
+    origin: str = ""
     fault: str = ""
     fix: str = ""
     finding: str = ""

@@ -137,7 +137,7 @@ def language(buggy: bool, seed: int, knobs: Knobs) -> Program:
 healthy: Callable[..., Case] = partial(Case, family="healthy")
 
 CASES = [
-    healthy(id="G03", title="sines, LSTM", make=forecast, epochs=15, metric="val/r2", published=0.99),
+    healthy(id="G03", title="sines, LSTM", make=forecast, epochs=15, metric="val/r2", reference=0.99),
     healthy(
         id="G04",
         title="text of a Markov chain, causal transformer",
@@ -145,6 +145,6 @@ CASES = [
         epochs=20,
         metric="val/loss",
         direction="min",
-        published=1.615,
+        reference=1.615,
     ),
 ]

@@ -132,17 +132,17 @@ def bag_of_words(buggy: bool, seed: int, knobs: Knobs) -> Program:
 healthy: Callable[..., Case] = partial(Case, family="healthy")
 
 CASES = [
-    healthy(id="G01", title="digits, plain net", make=plain, epochs=15, published=0.95),
-    healthy(id="G08", title="friedman, unbounded head", make=regression, epochs=20, metric="val/r2", published=0.935),
+    healthy(id="G01", title="digits, plain net", make=plain, epochs=15, reference=0.95),
+    healthy(id="G08", title="friedman, unbounded head", make=regression, epochs=20, metric="val/r2", reference=0.935),
     healthy(
         id="G09",
         title="96:4 classes, weighted loss",
         make=imbalanced,
         epochs=20,
         metric="val/balanced_accuracy",
-        published=0.86,
+        reference=0.86,
     ),
-    healthy(id="G16", title="breast cancer, logits and dropout", make=dropout, epochs=25, published=0.99),
-    healthy(id="G18", title="digits, a fifth of the labels wrong", make=label_noise, epochs=15, published=0.94),
-    healthy(id="G19", title="bags of words by Zipf's law", make=bag_of_words, epochs=15, published=0.96),
+    healthy(id="G16", title="breast cancer, logits and dropout", make=dropout, epochs=25, reference=0.99),
+    healthy(id="G18", title="digits, a fifth of the labels wrong", make=label_noise, epochs=15, reference=0.94),
+    healthy(id="G19", title="bags of words by Zipf's law", make=bag_of_words, epochs=15, reference=0.96),
 ]

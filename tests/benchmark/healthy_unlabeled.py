@@ -177,7 +177,7 @@ def auto_encoder(buggy: bool, seed: int, knobs: Knobs) -> Program:
     return module, ArrayData(digits, batch_size=knobs.batch(32), seed=seed), {}
 
 
-healthy: Callable[..., Case] = partial(Case, family="healthy", direction="min", published=None)
+healthy: Callable[..., Case] = partial(Case, family="healthy", direction="min", reference=None)
 
 CASES = [  # in epochs of 22, 24 and 22 steps of 64
     healthy(id="G05", title="digits, variational auto-encoder", make=vae, epochs=23, metric="val/reconstruction"),
