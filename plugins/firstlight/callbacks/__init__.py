@@ -5,6 +5,7 @@ from firstlight.callbacks._early_stopping import EarlyStopping
 from firstlight.callbacks._gradient_clipping import GradientClipping
 from firstlight.callbacks._gradient_monitor import GradientMonitor
 from firstlight.callbacks._gradient_noise import GradientNoise
+from firstlight.callbacks._health_monitor import HealthMonitor
 from firstlight.callbacks._learning_rate_scheduler import LearningRateScheduler
 from firstlight.callbacks._max_norm import MaxNorm
 from firstlight.callbacks._overfit_one_batch import OverfitOneBatch, OverfitResult
@@ -21,6 +22,7 @@ __all__ = [
     "GradientClipping",
     "GradientMonitor",
     "GradientNoise",
+    "HealthMonitor",
     "LearningRateScheduler",
     "MaxNorm",
     "OverfitOneBatch",

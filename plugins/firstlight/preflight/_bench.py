@@ -92,8 +92,7 @@ class Bench:
         return self.run(batch, instead={"path": last.path, "nth": nth, "output": output}).loss
 
     def _step(self, batch: Any) -> Any:
-        step = self.twin.training_step
-        return step(batch, 0) if step.__code__.co_argcount > 2 else step(batch)
+        return step_of(self.twin, batch)
 
     @contextlib.contextmanager
     def _no_steps(self, ran: Ran, backward: bool) -> Iterator[None]:
@@ -122,6 +121,12 @@ class Bench:
             del shadows.manual_backward
             for optimizer in optimizers:
                 optimizer.__dict__.pop("step", None)
+
+
+def step_of(module: LightningModule, batch: Any) -> Any:
+    """Call ``training_step``, with or without the index that it may take."""
+    step = module.training_step
+    return step(batch, 0) if step.__code__.co_argcount > 2 else step(batch)
 
 
 def on_bench(module: LightningModule, plan: Plan, batches: Sequence[Any], experiment: Callable[[Bench], None]) -> None:

@@ -77,16 +77,7 @@ def run_preflight(
             root = try_repair(subject, batch, diagnosis.root, evidence, deadline=started + budget_seconds)
             diagnosis = dataclasses.replace(diagnosis, root=root)
     spent = time.monotonic() - started
-    environment = {
-        "firstlight": __version__,
-        "torch": torch.__version__,
-        "lightning": metadata.version("lightning"),
-        "python": platform.python_version(),
-        "module": type(module).__qualname__,
-        "device": str(module.device),
-        "seed": seed,
-        "planned_steps": subject.plan.steps,
-    }
+    environment = _environment(module) | {"seed": seed, "planned_steps": subject.plan.steps}
     over = evidence.get("budget/spent", False)
     return PreflightReport(
         tuple(results),
@@ -97,6 +88,29 @@ def run_preflight(
         spent,
         bool(over),
     )
+
+
+def report_of(
+    checks: Sequence[Check], evidence: Evidence, *, module: LightningModule, seconds: float, overhead: float
+) -> PreflightReport:
+    """Return what ``checks`` say of evidence that was gathered elsewhere, while training."""
+    results = tuple(_result(check, evidence, {}) for check in checks)
+    findings = [finding for result in results for finding in result.findings]
+    diagnosis = diagnose(findings, {check.code: check.rank for check in checks})
+    environment = _environment(module) | {"overhead": overhead}
+    pictures = {"layers": layers_picture(evidence)}
+    return PreflightReport(results, diagnosis, dict(evidence), pictures, environment, seconds)
+
+
+def _environment(module: LightningModule) -> dict[str, Any]:
+    return {
+        "firstlight": __version__,
+        "torch": torch.__version__,
+        "lightning": metadata.version("lightning"),
+        "python": platform.python_version(),
+        "module": type(module).__qualname__,
+        "device": str(module.device),
+    }
 
 
 def _probe(

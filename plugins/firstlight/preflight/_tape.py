@@ -26,6 +26,11 @@ _ELEMENTWISE: tuple[Callable[..., Any], ...] = (
 )  # fmt: skip
 
 
+# How far from zero these have a slope; beyond it there is less than 3 % of the largest.
+SQUASHING: dict[Callable[..., Any], float] = {torch.tanh: 2.5, F.tanh: 2.5, Tensor.tanh: 2.5}
+SQUASHING |= {torch.sigmoid: 5.0, F.sigmoid: 5.0, Tensor.sigmoid: 5.0}
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a module from the step itself, not from inside another module."""
