@@ -22,6 +22,7 @@ from firstlight.checks import WATCH_CHECKS, Check, Finding, Severity
 from firstlight.preflight import ActivationWatch, PreflightReport, first_nonfinite, report_of
 
 _REPORT_EVERY = 50  # steps: losses wait on the device until then
+_ASK_EVERY = 200  # steps between two looks at all checks
 _FIRST = (0, 10)  # steps that are sampled whatever it costs: most faults show here
 
 
@@ -71,7 +72,7 @@ class HealthMonitor(Callback):
         self._watch: ActivationWatch | None = None
         self._before: dict[str, Tensor] = {}
         self._sample: dict[str, Any] = {}
-        self._batches = 0
+        self._batches = self._ask_at = 0
         self._batch: Any = None
         self._layers = self._replay = False
 
@@ -128,7 +129,8 @@ class HealthMonitor(Callback):
             self._sample["activations"] = self._watch.end()
             self._watch = None
         # On a CPU nothing waits, and before the step the weights are still those that made this loss.
-        if self._on_cpu and self._readings.nonfinite_step is None and not math.isfinite(_value(loss)):
+        ask = self._on_cpu and self._readings.nonfinite_step is None
+        if ask and not math.isfinite(loss.detach().float().numpy()):
             self._readings.nonfinite_step = self._readings.steps + len(self._losses)
             self._readings.nonfinite_where = first_nonfinite(pl_module, self._batch, trainer)
         self._spend(start)
@@ -223,7 +225,10 @@ class HealthMonitor(Callback):
         if bad is not None and self._readings.nonfinite_step is None:
             self._readings.nonfinite_step = first + bad
             self._readings.nonfinite_where = first_nonfinite(pl_module, self._batch, trainer)
-        self._ask(trainer, pl_module)
+        due = self._readings.steps >= self._ask_at and self.overhead <= self.budget
+        if due or (bad is not None and "FL611" not in self._findings):
+            self._ask_at = self._readings.steps + _ASK_EVERY
+            self._ask(trainer, pl_module)
 
     def _ask(self, trainer: Trainer, pl_module: LightningModule | None) -> None:
         planned = _planned(trainer)
@@ -280,11 +285,6 @@ class HealthMonitor(Callback):
         if trainer.is_global_zero and trainer.loggers:
             folder = trainer.loggers[0].log_dir or trainer.default_root_dir
             _write(self.report, Path(folder))
-
-
-def _value(loss: Tensor) -> float:
-    """Read a value that lies on the host already."""
-    return float(loss.detach().float().numpy())
 
 
 def _planned(trainer: Trainer) -> float:

@@ -14,12 +14,19 @@ _SAMPLES = 20
 _ENOUGH = 300  # steps before "does not fall" means anything
 
 
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else 0.0
+
+
 @dataclass
 class Readings:
     """Losses of all steps (thinned where there are many), and the last samples of everything else."""
 
     losses: list[float] = field(default_factory=list)  # the first ones, then one of ``stride``
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=200))
+    spikes: list[int] = field(default_factory=list)  # steps at which the loss jumped
+    spike_stays: bool = False
+
     steps: int = 0
     stride: int = 1
     nonfinite_step: int | None = None
@@ -45,6 +52,21 @@ class Readings:
                 if len(self.losses) > _REMEMBERED:
                     self.losses = self.losses[:100] + self.losses[100::2]
                     self.stride *= 2
+        self._see_spikes(len(losses))
+
+    def _see_spikes(self, new: int) -> None:
+        """Look for jumps among the last ``new`` losses, and whether the loss came back from the last one."""
+        recent = list(self.recent)
+        first = self.steps - len(recent)
+        usual = min(_median(recent[-100 - new : -new]), _median(recent[-new:])) if len(recent) > new else 0.0
+        if self.spikes or max(recent[-new:], default=0.0) > 2 * usual > 0:  # else there is nothing to look at closely
+            self._look(recent, first, new)
+
+    def _look(self, recent: list[float], first: int, new: int) -> None:
+        self.spikes += [first + at for at in spikes(recent) if first + at >= self.steps - new]
+        if self.spikes and self.steps - 75 < self.spikes[-1] + 50 <= self.steps and self.spikes[-1] >= first + 50:
+            at = self.spikes[-1] - first
+            self.spike_stays = self.spike_stays or min(recent[at + 1 : at + 51]) > 2 * _median(recent[:at]) > 0
 
     def evidence(self, *, several_optimizers: bool, planned: float) -> Evidence:
         """Return what the checks ask for; what is not known yet is missing with its reason."""
@@ -67,11 +89,11 @@ class Readings:
                 found.add({"watch/fall": value})
             else:
                 found.skip("watch/fall", "the loss is not positive, or there are too few")
-        recent = list(self.recent)
-        positions = spikes(recent) if len(recent) > 150 and not several_optimizers else []
-        first = self.steps - len(recent)
-        found.add({"watch/spikes": [first + position for position in positions]})
-        found.add({"watch/spike_stays": self._stays(recent, positions)})
+        if several_optimizers:
+            found.skip("watch/spikes", "several optimizers pull against each other")
+        else:
+            found.add({"watch/spikes": [at for at in self.spikes if at > self.steps - 1000]})
+            found.add({"watch/spike_stays": self.spike_stays})
         self._add_validation(found)
         if self.clipped:
             bitten = [kept for kept in self.clipped if kept < 1]
@@ -89,15 +111,6 @@ class Readings:
             return 1.0
         usual = sorted(recent[:-5])[len(recent[:-5]) // 2]
         return max(recent[-5:]) / usual if usual > 0 else 1.0
-
-    @staticmethod
-    def _stays(recent: list[float], positions: list[int]) -> bool:
-        """Whether the loss has not come back in the 50 steps after the first spike."""
-        if not positions or len(recent) < positions[0] + 50:
-            return False
-        before = sorted(recent[max(0, positions[0] - 100) : positions[0]])
-        after = recent[positions[0] + 1 : positions[0] + 51]
-        return min(after) > 2 * before[len(before) // 2] > 0
 
     def _add_validation(self, found: Evidence) -> None:
         if len(self.val) < 4:

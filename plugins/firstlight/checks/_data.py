@@ -314,6 +314,30 @@ class NoLabelSignal(Check):
 
 
 @final
+class TargetCopiesInput(Check):
+    """Targets that are the inputs themselves, token by token.
+
+    Rule: the whole-number targets equal the tokens that the network is given, in every place; an error.
+    Known false alarms: masked models, which hide some tokens, differ in those.
+    """
+
+    code, name, title, rank = "FL113", "target_copies_input", "targets are not the inputs", 5
+    needs = ("targets/copy_inputs",)
+    why = "The answer stands in the input: the model learns to copy it, and nothing about what comes next."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        if evidence["targets/copy_inputs"]:
+            yield self.finding(
+                Severity.ERROR,
+                value="equal",
+                threshold="different",
+                where="the targets",
+                message="every target is the token that stands in the same place of the input",
+                advice="shift the targets by one: inputs tokens[:, :-1], targets tokens[:, 1:]",
+            )
+
+
+@final
 class DegenerateData(Check):
     """Inputs that are all the same, or mostly copies.
 

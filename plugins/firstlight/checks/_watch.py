@@ -99,8 +99,8 @@ class Overfitting(Check):
     """Validation gets worse while training gets better.
 
     Rule: the best validation loss lies at least three evaluations back and is more than 5 % below the last three, while
-    the training loss fell; a warning.
-    Known false alarms: small validation sets; their noise is rarely 5 % three times in a row.
+    the training loss fell; a fact: the metric may still improve.
+    Known false alarms: small validation sets, though their noise is rarely 5 % three times in a row.
     """
 
     code, name, title, rank = "FL614", "overfitting", "validation keeps up", 80
@@ -111,7 +111,7 @@ class Overfitting(Check):
         rise = evidence["watch/val_rise"]
         if rise > 0.05 and evidence["watch/train_falls"]:
             yield self.finding(
-                Severity.WARNING,
+                Severity.INFO,
                 value=rise,
                 threshold=0.05,
                 message=f"the validation loss is {rise:.0%} above its best, three evaluations in a row",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,7 +127,8 @@ class Bench:
 def step_of(module: LightningModule, batch: Any) -> Any:
     """Call ``training_step``, with or without the index that it may take."""
     step = module.training_step
-    return step(batch, 0) if step.__code__.co_argcount > 2 else step(batch)
+    takes_index = len(inspect.signature(step).parameters) > 1
+    return step(batch, 0) if takes_index else step(batch)
 
 
 def on_bench(module: LightningModule, plan: Plan, batches: Sequence[Any], experiment: Callable[[Bench], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,8 @@ from firstlight.checks import Evidence
 from firstlight.measures import is_simplex
 from firstlight.preflight._bench import Bench, Ran
 from firstlight.preflight._layout import Layout
-from firstlight.preflight._subject import part_of, size_of
-from firstlight.preflight._tape import Record
+from firstlight.preflight._subject import part_of, size_of, with_tensors
+from firstlight.preflight._tape import Record, task_of
 
 _SPLITS = 8
 _SPLIT_SIZE = 32
@@ -39,7 +40,7 @@ def probe_loss(bench: Bench, batch: Any, ran: Ran, layout: Layout, evidence: Evi
         assert found is not None
         return found
 
-    evidence.add({"loss/initial": float(loss.detach())})
+    evidence.add({"loss/initial": float(loss.detach()), "loss/task": task_of(ran.record)})
     _double_activation(ran, evidence)
     again = float(of(outputs).detach())
     if abs(again - float(loss.detach())) > 1e-3 * max(1.0, abs(again)):
@@ -53,10 +54,11 @@ def probe_loss(bench: Bench, batch: Any, ran: Ran, layout: Layout, evidence: Evi
     if layout.targets:
         _head(of, outputs, constant, reach, evidence)
         _coupling(bench, batch, ran, outputs, layout, evidence)
+        _alignment(of, batch, outputs, layout, evidence)
         _unbounded(of, outputs, layout.target_of(batch), evidence)
         _imbalance(of, outputs, layout.target_of(batch), evidence)
     else:
-        for key in ("loss/reachable", "loss/coupling", "loss/unbounded", "loss/rare_weight"):
+        for key in ("loss/reachable", "loss/coupling", "loss/unbounded", "loss/rare_weight", "loss/moved_row"):
             evidence.skip(key, "no targets beside the inputs")
     _reduction(bench, batch, ran, outputs, evidence)
 
@@ -149,7 +151,12 @@ def _double_activation(ran: Ran, evidence: Evidence) -> None:
             seen = "softmax"
         elif call.function is F.binary_cross_entropy_with_logits and bool(((given >= 0) & (given <= 1)).all()):
             seen = seen or "perhaps sigmoid"
-    evidence.add({"loss/given": seen})
+    logits = (F.cross_entropy, F.binary_cross_entropy_with_logits)
+    direct = any(
+        call.function in logits and ran.record.prediction is not None and call.prediction is ran.record.prediction
+        for call in ran.record.loss_calls
+    )
+    evidence.add({"loss/given": seen, "loss/takes_logits": direct})
 
 
 def _head(of: LossOf, outputs: Tensor, constant: float, reach: list[float | None], evidence: Evidence) -> None:
@@ -216,6 +223,38 @@ def _coupling(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, layout: Layou
     alike = [size for size in given if size != 1] == [size for size in asked if size != 1]
     broadcast = target is not None and target.is_floating_point() and given != asked and alike
     evidence.add({"loss/broadcast": [given, asked] if broadcast else []})
+
+
+def _alignment(of: Any, batch: Any, outputs: Tensor, layout: Layout, evidence: Evidence) -> None:
+    """Change one class index, and see which row of outputs is pulled another way: it must be its own."""
+    target = layout.target_of(batch)
+    key = "loss/moved_row"
+    if target is None or target.is_floating_point() or not target.ndim or outputs.ndim != target.ndim + 1:
+        evidence.skip(key, "targets are not one class a position")
+        return
+    shape = list(outputs.shape)
+    class_dims = [d for d in range(1, outputs.ndim) if shape[:d] + shape[d + 1 :] == list(target.shape)]
+    if len(class_dims) != 1 or shape[class_dims[0]] < 2:
+        evidence.skip(key, "outputs do not fit the targets in one way only")
+        return
+    dim = class_dims[0]
+    spot = tuple(size // 2 for size in target.shape)
+    other = target.clone()
+    other[spot] = (other[spot] + 1) % shape[dim] if int(other[spot]) >= 0 else other[spot]
+    if torch.equal(other, target):
+        evidence.skip(key, "the target in the middle is ignored")
+        return
+    level = torch.zeros_like(outputs, dtype=torch.float32).requires_grad_(True)
+    changed = _swapped(batch, layout.targets[0], other)
+    pulls = [torch.autograd.grad(of(level, part), level)[0] for part in (batch, changed)]
+    moved = (pulls[0] - pulls[1]).movedim(dim, -1).abs().sum(-1)
+    at = tuple(int(i) for i in torch.unravel_index(moved.argmax(), moved.shape))
+    evidence.add({key: list(at), "loss/changed_row": list(spot)})
+
+
+def _swapped(batch: Any, position: int, tensor: Tensor) -> Any:
+    counter = itertools.count()
+    return with_tensors(batch, lambda old: tensor if next(counter) == position else old)
 
 
 def _reduction(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, evidence: Evidence) -> None:

@@ -25,10 +25,11 @@ def probe_steps(bench: Bench, ran: Ran, evidence: Evidence) -> None:
         {
             "model/parameters": sum(p.numel() for p in twin.parameters()),
             "model/trainable": sum(p.numel() for p in trainable.values()),
-            "model/frozen_share": 1.0 - len(trainable) / max(1, sum(1 for _ in twin.parameters())),
+            "model/in_eval": not any(layer.training for layer in twin.modules() if layer is not twin),
         }
     )
-    evidence.add({"model/identical_rows": _symmetric(trainable)})
+    zero = [name for name, p in trainable.items() if p.ndim >= 2 and not bool(p.any())]
+    evidence.add({"model/identical_rows": _symmetric(trainable), "model/zero": zero})
     _first_nonfinite(ran, evidence)
     _received(ran, evidence)
     records = [ran]

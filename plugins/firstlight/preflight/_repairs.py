@@ -162,11 +162,19 @@ def _hold_all(module: LightningModule, _: Readings) -> None:
     module.configure_optimizers = configure_optimizers  # type: ignore[method-assign]
 
 
+def _no_decay(_: LightningModule, optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        if group.get("weight_decay"):
+            group["weight_decay"] = 0.0
+
+
 REPAIRS: dict[str, Repair] = {
     "FL101": _fill,
     "FL102": _standardize_inputs,
     "FL104": _standardize_targets,
     "FL202": _initialize,
+    "FL205": _initialize,
+    "FL213": _initialize,
     "FL203": _initialize,
     "FL204": _initialize,
     "FL301": _initialize,
@@ -179,10 +187,19 @@ REPAIRS: dict[str, Repair] = {
     "FL502": _on_optimizers(_turn_around),
     "FL503": _other_rate,
     "FL504": _other_rate,
+    "FL506": _on_optimizers(_no_decay),
 }
+
+
+_NOT_ALONE = ": it did not help by itself"
+
+
+def helped(finding: Finding) -> bool:
+    """Whether the advice of ``finding`` was tried and let the batch be learned."""
+    return finding.tried is not None and not finding.tried.endswith(_NOT_ALONE)
 
 
 def told(finding: Finding, before: float, after: float, steps: int, *, helped: bool) -> Finding:
     """Return the finding with what its repair did."""
     said = f"loss {before:.4g} -> {after:.4g} in {steps} steps"
-    return dataclasses.replace(finding, tried=said if helped else f"{said}: it did not help by itself")
+    return dataclasses.replace(finding, tried=said if helped else said + _NOT_ALONE)

@@ -16,16 +16,18 @@ from lightning.pytorch import LightningModule, Trainer
 from firstlight import __version__
 from firstlight._require import require
 from firstlight._rng import isolated_rng
-from firstlight.checks import CHECKS, Check, Evidence, Severity, diagnose
+from firstlight.checks import CHECKS, Check, Diagnosis, Evidence, Severity, diagnose
 from firstlight.preflight._bench import Bench, Ran, on_bench
 from firstlight.preflight._layout import Layout, layout_of
 from firstlight.preflight._pictures import inputs_picture, layers_picture
 from firstlight.preflight._probe_data import probe_batches
+from firstlight.preflight._probe_held_out import probe_held_out
 from firstlight.preflight._probe_loss import probe_loss, read_label_range
 from firstlight.preflight._probe_network import probe_network
 from firstlight.preflight._probe_optimizer import probe_optimizers
 from firstlight.preflight._probe_pair import probe_pair, try_repair
 from firstlight.preflight._probe_step import probe_steps
+from firstlight.preflight._repairs import helped
 from firstlight.preflight._report import CheckResult, PreflightReport, Status
 from firstlight.preflight._subject import Subject, part_of, size_of, subject_of, tensors_of, with_tensors
 from firstlight.preflight._twin import alone
@@ -72,10 +74,7 @@ def run_preflight(
         results = [_result(check, evidence, crashes) for check in checks]
         findings = [finding for result in results for finding in result.findings]
         diagnosis = diagnose(findings, {check.code: check.rank for check in checks})
-        if diagnosis.root is not None:
-            batch = _pair_batch(subject)
-            root = try_repair(subject, batch, diagnosis.root, evidence, deadline=started + budget_seconds)
-            diagnosis = dataclasses.replace(diagnosis, root=root)
+        diagnosis = _confirmed(diagnosis, subject, evidence, deadline=started + budget_seconds)
     spent = time.monotonic() - started
     environment = _environment(module) | {"seed": seed, "planned_steps": subject.plan.steps}
     over = evidence.get("budget/spent", False)
@@ -88,6 +87,22 @@ def run_preflight(
         spent,
         bool(over),
     )
+
+
+def _confirmed(diagnosis: Diagnosis, subject: Subject, evidence: Evidence, *, deadline: float) -> Diagnosis:
+    """Try what the root advises; where that does not help and what a symptom advises does, the symptom is the root."""
+    if diagnosis.root is None:
+        return diagnosis
+    batch = _pair_batch(subject)
+    root = try_repair(subject, batch, diagnosis.root, evidence, deadline=deadline)
+    if root.tried is None or helped(root):
+        return dataclasses.replace(diagnosis, root=root)
+    for symptom in diagnosis.symptoms:
+        other = try_repair(subject, batch, symptom, evidence, deadline=deadline)
+        if helped(other):
+            rest = (root, *(s for s in diagnosis.symptoms if s is not symptom))
+            return dataclasses.replace(diagnosis, root=other, symptoms=rest)
+    return dataclasses.replace(diagnosis, root=root)
 
 
 def report_of(
@@ -188,6 +203,7 @@ def _probe(
     )
     if curves:
         pictures["overfit"] = curves
+    attempt(("labels/held_out_gain",), lambda: probe_held_out(subject, evidence, deadline=deadline))
     pictures["layers"] = layers_picture(evidence)
 
 

@@ -104,6 +104,12 @@ class Record:
         return output if isinstance(output, Tensor) and output.is_floating_point() else None
 
 
+def task_of(record: Record) -> float | None:
+    """Return the sum of the values that torch's loss functions gave; ``None`` if none was called."""
+    values = [float(call.value.detach().mean()) for call in record.loss_calls if call.value.numel()]
+    return sum(values) if values else None
+
+
 class Tape(TorchFunctionMode):
     """Records a step; with ``replacement``, the last network call gives that tensor instead of running."""
 
