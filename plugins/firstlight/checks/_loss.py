@@ -220,24 +220,28 @@ class Misaligned(Check):
     """A target pulls at the outputs of another sample or position.
 
     Rule: at level outputs, another class in one place of the targets changes the pull on the outputs of a different
-    place more than on its own; an error.
+    place more than on its own; or, where targets are the inputs shifted, not of the place at the same distance for
+    three places; an error.
     Known false alarms: none known.
     """
 
     code, name, title, rank = "FL308", "misaligned", "targets meet their outputs", 8
-    needs = ("loss/moved_row", "loss/changed_row")
+    needs = ("loss/offsets",)
     why = "Every output is trained towards the answer to another question."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
-        moved, changed = evidence["loss/moved_row"], evidence["loss/changed_row"]
-        if list(moved) != list(changed):
+        offsets = evidence["loss/offsets"]
+        same_sample = all(offset[0] == 0 for offset in offsets)
+        constant = all(offset == offsets[0] for offset in offsets)
+        own = evidence.get("loss/own_targets", True)
+        if not (same_sample and constant and (not own or not any(offsets[0]))):
             yield self.finding(
                 Severity.ERROR,
-                value=str(list(moved)),
-                threshold=str(list(changed)),
+                value=str(offsets),
+                threshold="0 everywhere" if own else "constant",
                 where="the loss",
-                message=f"the target at {list(changed)} pulls at the output at {list(moved)}",
-                advice="bring classes into dimension 1 by transpose(1, 2), not by reshape or view; look for roll and flip",
+                message=f"targets pull at outputs elsewhere: {offsets} places away",
+                advice="bring classes into dimension 1 by transpose(1, 2), not by reshape; look for roll and flip",
             )
 
 

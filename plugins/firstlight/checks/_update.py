@@ -250,7 +250,7 @@ class GroupTooSlow(Check):
     Known false alarms: rates that are meant to be so low; freeze such a group.
     """
 
-    code, name, title, rank = "FL508", "group_too_slow", "all groups move", 24
+    code, name, title, rank = "FL508", "group_too_slow", "all groups move", 36
     needs = ("update/blocks", "update/ratio", "pair/reached")
     why = "These weights keep their initial values for all that the run can tell."
 

@@ -15,7 +15,7 @@ from firstlight.checks import Evidence
 from firstlight.measures import is_simplex
 from firstlight.preflight._bench import Bench, Ran
 from firstlight.preflight._layout import Layout
-from firstlight.preflight._subject import part_of, size_of, with_tensors
+from firstlight.preflight._subject import part_of, size_of, tensors_of, with_tensors
 from firstlight.preflight._tape import Record, task_of
 
 _SPLITS = 8
@@ -51,14 +51,14 @@ def probe_loss(bench: Bench, batch: Any, ran: Ran, layout: Layout, evidence: Evi
     per_position = _per_position(ran, outputs)
     constant = _lowest(of, outputs, closed, constant_over=per_position)
     evidence.add({"loss/constant": constant, "loss/level": _level(of, outputs, closed)})
+    _alignment(of, batch, outputs, layout, evidence)
     if layout.targets:
         _head(of, outputs, constant, reach, evidence)
         _coupling(bench, batch, ran, outputs, layout, evidence)
-        _alignment(of, batch, outputs, layout, evidence)
         _unbounded(of, outputs, layout.target_of(batch), evidence)
         _imbalance(of, outputs, layout.target_of(batch), evidence)
     else:
-        for key in ("loss/reachable", "loss/coupling", "loss/unbounded", "loss/rare_weight", "loss/moved_row"):
+        for key in ("loss/reachable", "loss/coupling", "loss/unbounded", "loss/rare_weight"):
             evidence.skip(key, "no targets beside the inputs")
     _reduction(bench, batch, ran, outputs, evidence)
 
@@ -226,30 +226,49 @@ def _coupling(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, layout: Layou
 
 
 def _alignment(of: Any, batch: Any, outputs: Tensor, layout: Layout, evidence: Evidence) -> None:
-    """Change one class index, and see which row of outputs is pulled another way: it must be its own."""
-    target = layout.target_of(batch)
-    key = "loss/moved_row"
-    if target is None or target.is_floating_point() or not target.ndim or outputs.ndim != target.ndim + 1:
+    """Change one class index, and see which row of outputs is pulled another way: its own, or at a constant distance.
+
+    A next-token model has its targets among its inputs, shifted; with the network replaced they act as targets only.
+    """
+    key = "loss/offsets"
+    position = layout.targets[0] if len(layout.targets) == 1 else layout.inputs[0] if not layout.targets else None
+    target = None if position is None else tensors_of(batch)[position]
+    if position is None or target is None or target.is_floating_point() or not target.ndim:
         evidence.skip(key, "targets are not one class a position")
         return
-    shape = list(outputs.shape)
-    class_dims = [d for d in range(1, outputs.ndim) if shape[:d] + shape[d + 1 :] == list(target.shape)]
+    if outputs.ndim != target.ndim + 1 or len(outputs) != len(target) or target.numel() < 4:
+        evidence.skip(key, "outputs do not fit the targets")
+        return
+    own = bool(layout.targets)
+    shape, dims = list(outputs.shape), range(1, outputs.ndim)
+    class_dims = [d for d in dims if shape[:d] + shape[d + 1 :] == list(target.shape)] if own else [outputs.ndim - 1]
     if len(class_dims) != 1 or shape[class_dims[0]] < 2:
         evidence.skip(key, "outputs do not fit the targets in one way only")
         return
-    dim = class_dims[0]
-    spot = tuple(size // 2 for size in target.shape)
-    other = target.clone()
-    other[spot] = (other[spot] + 1) % shape[dim] if int(other[spot]) >= 0 else other[spot]
-    if torch.equal(other, target):
-        evidence.skip(key, "the target in the middle is ignored")
-        return
+    offsets = []
+    for share in (0.3, 0.5, 0.7):
+        spot = tuple(int(share * size) for size in target.shape)
+        other = target.clone()
+        other[spot] = (other[spot] + 1) % shape[class_dims[0]]
+        moved = _moved(of, batch, _swapped(batch, position, other), outputs, class_dims[0])
+        if moved is None or int(target[spot]) < 0:
+            evidence.skip(key, "a target that was changed does not pull at the outputs")
+            return
+        offsets.append([to - at for to, at in zip(moved, spot, strict=True)])
+    evidence.add({key: offsets, "loss/own_targets": own})
+
+
+def _moved(of: Any, batch: Any, changed: Any, outputs: Tensor, dim: int) -> list[int] | None:
+    """Return the row of level outputs whose pull differs most between two batches."""
     level = torch.zeros_like(outputs, dtype=torch.float32).requires_grad_(True)
-    changed = _swapped(batch, layout.targets[0], other)
-    pulls = [torch.autograd.grad(of(level, part), level)[0] for part in (batch, changed)]
-    moved = (pulls[0] - pulls[1]).movedim(dim, -1).abs().sum(-1)
-    at = tuple(int(i) for i in torch.unravel_index(moved.argmax(), moved.shape))
-    evidence.add({key: list(at), "loss/changed_row": list(spot)})
+    losses = [of(level, part) for part in (batch, changed)]
+    if not all(loss.requires_grad for loss in losses):
+        return None
+    pulls = [torch.autograd.grad(loss, level, allow_unused=True)[0] for loss in losses]
+    if pulls[0] is None or pulls[1] is None or torch.equal(pulls[0], pulls[1]):
+        return None
+    distance = (pulls[0] - pulls[1]).movedim(dim, -1).abs().sum(-1)
+    return [int(i) for i in torch.unravel_index(distance.argmax(), distance.shape)]
 
 
 def _swapped(batch: Any, position: int, tensor: Tensor) -> Any:

@@ -25,7 +25,7 @@ _OWN_STEPS = 1000
 _REFERENCES = ((3e-3, 300), (2e-2, 300))
 _LEARNT = 0.5  # of the loss of the best constant: far enough to call it learning
 _RATIO_STEPS = 20
-_FACTORS = (0.1, 0.01, 10.0, 100.0, 1000.0)  # of the user's learning rate, tried where that fails
+_FACTORS = (0.1, 0.01, 10.0, 100.0, 1000.0, 10_000.0)  # of the user's learning rate, tried where that fails
 _LATER = 10  # the step after which gradients are read again: zero-initialized branches have opened by then
 
 

@@ -55,8 +55,11 @@ def _on_batches(position: int, change: Callable[[Tensor], Tensor]) -> Repair:
 
 
 def _standardize_inputs(module: LightningModule, readings: Readings) -> None:
-    mean, std = readings["inputs/mean"], readings["inputs/std"]
-    _on_batches(readings["layout/inputs"][0], lambda t: (t - mean) / max(std, 1e-12))(module, readings)
+    mean, std = torch.tensor(readings["inputs/mean"]), torch.tensor(readings["inputs/std"])
+    if "inputs/columns" in readings:
+        mean, std = torch.tensor(readings["inputs/columns"]).unbind(1)
+    std = std.clamp(min=1e-12)
+    _on_batches(readings["layout/inputs"][0], lambda t: (t - mean.to(t)) / std.to(t))(module, readings)
 
 
 def _standardize_targets(module: LightningModule, readings: Readings) -> None:
@@ -171,6 +174,7 @@ def _no_decay(_: LightningModule, optimizer: Optimizer) -> None:
 REPAIRS: dict[str, Repair] = {
     "FL101": _fill,
     "FL102": _standardize_inputs,
+    "FL103": _standardize_inputs,
     "FL104": _standardize_targets,
     "FL202": _initialize,
     "FL205": _initialize,

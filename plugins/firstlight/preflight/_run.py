@@ -6,7 +6,7 @@ import dataclasses
 import platform
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -33,6 +33,7 @@ from firstlight.preflight._subject import Subject, part_of, size_of, subject_of,
 from firstlight.preflight._twin import alone
 
 _PAIR_SAMPLES = 32
+_FACTS = 20  # the highest rank of a check that is a fact about the set-up
 _WINDOW = 256
 _MOST_BENCH_BATCHES = 16
 
@@ -73,8 +74,9 @@ def run_preflight(
         _probe(subject, evidence, pictures, crashes, deadline=started + budget_seconds)
         results = [_result(check, evidence, crashes) for check in checks]
         findings = [finding for result in results for finding in result.findings]
-        diagnosis = diagnose(findings, {check.code: check.rank for check in checks})
-        diagnosis = _confirmed(diagnosis, subject, evidence, deadline=started + budget_seconds)
+        ranks = {check.code: check.rank for check in checks}
+        diagnosis = diagnose(findings, ranks)
+        diagnosis = _confirmed(diagnosis, subject, evidence, ranks, deadline=started + budget_seconds)
     spent = time.monotonic() - started
     environment = _environment(module) | {"seed": seed, "planned_steps": subject.plan.steps}
     over = evidence.get("budget/spent", False)
@@ -89,13 +91,16 @@ def run_preflight(
     )
 
 
-def _confirmed(diagnosis: Diagnosis, subject: Subject, evidence: Evidence, *, deadline: float) -> Diagnosis:
+def _confirmed(
+    diagnosis: Diagnosis, subject: Subject, evidence: Evidence, ranks: Mapping[str, int], *, deadline: float
+) -> Diagnosis:
     """Try what the root advises; where that does not help and what a symptom advises does, the symptom is the root."""
     if diagnosis.root is None:
         return diagnosis
     batch = _pair_batch(subject)
     root = try_repair(subject, batch, diagnosis.root, evidence, deadline=deadline)
-    if root.tried is None or helped(root):
+    # A fact about the set-up stays the root; what was concluded from how a copy trained may be a symptom.
+    if root.tried is None or helped(root) or ranks.get(root.code, 0) <= _FACTS:
         return dataclasses.replace(diagnosis, root=root)
     for symptom in diagnosis.symptoms:
         other = try_repair(subject, batch, symptom, evidence, deadline=deadline)
