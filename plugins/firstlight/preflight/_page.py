@@ -122,7 +122,7 @@ def _finding(finding: Finding) -> str:
 
 
 def _figures(pictures: Mapping[str, Any]) -> str:
-    drawn = {"overfit": _overfit, "schedule": _schedule, "inputs": _inputs, "layers": _layers}
+    drawn = {"overfit": _overfit, "layers": _layers, "schedule": _schedule, "inputs": _inputs}
     figures = "".join(draw(pictures[name]) for name, draw in drawn.items() if pictures.get(name))
     return f'<h2>Pictures</h2><div class="figures">{figures}</div>' if figures else ""
 
