@@ -102,7 +102,7 @@ def _diagnosis(report: PreflightReport) -> str:
             inner += f"<details open><summary>Explains {count}</summary><ul>{symptoms}</ul></details>"
         parts.append(f'<h2>Diagnosis</h2><section class="card">{inner}</section>')
     if diagnosis.others:
-        inner = "".join(_finding(found) for found in diagnosis.others)
+        inner = "".join(_finding(found, short=True) for found in diagnosis.others)
         parts.append(f'<h2>Beside it</h2><section class="card">{inner}</section>')
     return "".join(parts)
 
@@ -111,12 +111,12 @@ def _headed(finding: Finding) -> str:
     return f"{_sign(str(finding.severity))} <b>{_text(headline(finding))}</b>: {_text(finding.message)}"
 
 
-def _finding(finding: Finding) -> str:
-    rows = [("Measured", against(finding)), ("Where", finding.where), ("Why", finding.why)]
+def _finding(finding: Finding, *, short: bool = False) -> str:
+    rows = [("Measured", against(finding))]
+    rows += [] if short else [("Where", finding.where), ("Why", finding.why)]
     said = "".join(f"<dt>{label}</dt><dd>{_text(text)}</dd>" for label, text in rows if text)
-    said += (
-        f'<dt>Change</dt><dd class="change">{_text(finding.advice)}</dd><dt>Tried</dt><dd>{_text(tried(finding))}</dd>'
-    )
+    said += f'<dt>Change</dt><dd class="change">{_text(finding.advice)}</dd>'
+    said += "" if short else f"<dt>Tried</dt><dd>{_text(tried(finding))}</dd>"
     head = f"<h3>{_sign(str(finding.severity))} {_text(headline(finding))}</h3>"
     return f'<div class="finding">{head}<p>{_text(_capital(finding.message))}</p><dl>{said}</dl></div>'
 
