@@ -29,7 +29,13 @@ PICTURES = {
 
 def finding(code: str, severity: Severity, **values: object) -> Finding:
     check = next(check for check in CHECKS if check.code == code)
-    given = {"where": "net.2", "value": 96.0, "threshold": 10.0, "message": f"{check.name} was found", "advice": "mend it"}
+    given = {
+        "where": "net.2",
+        "value": 96.0,
+        "threshold": 10.0,
+        "message": f"{check.name} was found",
+        "advice": "mend it",
+    }
     return Finding(code=code, severity=severity, name=check.name, why=check.why, **(given | values))  # type: ignore[arg-type]
 
 
@@ -68,7 +74,10 @@ def broken() -> PreflightReport:
         finding("FL102", Severity.ERROR, where="src/net.py:12", tried="2.31 to 0.004 in 120 steps on a copy"),
         finding("FL202", Severity.ERROR, value=1.0, threshold=0.95),
         finding("FL301", Severity.ERROR, value=math.inf, where=""),
-        *(finding(code, Severity.WARNING, where=f"place {code}") for code in ("FL103", "FL107", "FL109", "FL110", "FL506")),
+        *(
+            finding(code, Severity.WARNING, where=f"place {code}")
+            for code in ("FL103", "FL107", "FL109", "FL110", "FL506")
+        ),
         finding("FL404", Severity.INFO, value=None, threshold=None),
         others=(skipped("FL209", "targets are not the inputs shifted by one"), crashed("FL205")),
         pictures=PICTURES,

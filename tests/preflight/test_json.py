@@ -36,7 +36,14 @@ def test_everything_is_in_it_and_the_schema_has_a_number():
     assert values["schema"] == 1
     assert values["exit_code"] == 1
     assert [result["code"] for result in values["results"]] == [result.code for result in broken().results]
-    assert {result["group"] for result in values["results"]} == {"data", "model", "loss", "gradient", "update", "progress"}
+    assert {result["group"] for result in values["results"]} == {
+        "data",
+        "model",
+        "loss",
+        "gradient",
+        "update",
+        "progress",
+    }
     assert "Traceback" in next(result for result in values["results"] if result["code"] == "FL205")["traceback"]
     assert values["readings"]["loss/curve"] == [1.0, "NaN", "-Infinity"]
     assert values["pictures"]["overfit"]["own"] == [2.3, 40.0, "Infinity", "NaN"]

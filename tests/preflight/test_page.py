@@ -55,7 +55,9 @@ def test_the_page_is_well_formed_and_loads_nothing(name):
     for tag, attributes in reader.tags:
         assert not [key for key in attributes if key.startswith("on")]
         for key in ("src", "href", "srcset", "data", "action", "xlink:href"):
-            assert str(attributes.get(key) or "data:").startswith("data:image/png;base64,") or key not in attributes, tag
+            assert str(attributes.get(key) or "data:").startswith("data:image/png;base64,") or key not in attributes, (
+                tag
+            )
     style = page[page.index("<style>") : page.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
@@ -95,7 +97,12 @@ def test_reasons_and_tracebacks_are_on_it():
 def test_any_picture_may_be_missing(missing):
     pictures = {} if missing == "all" else {key: value for key, value in PICTURES.items() if key != missing}
     page = report(pictures=pictures).to_html()
-    titles = {"overfit": "Can one batch", "schedule": "The schedule", "inputs": "What the model", "layers": "Gradient and update"}
+    titles = {
+        "overfit": "Can one batch",
+        "schedule": "The schedule",
+        "inputs": "What the model",
+        "layers": "Gradient and update",
+    }
     for key, title in titles.items():
         assert (title in page) == (key in pictures)
 
@@ -151,7 +158,10 @@ def test_curves_are_where_their_numbers_are():
     page = report(pictures={"overfit": {"own": [1.0, 3.0, 5.0]}}).to_html()
     points = re.search(r'class="line own" points="([^"]+)"', page)
     places = [tuple(map(float, point.split(","))) for point in points[1].split()]
-    ticks = [(float(y) - 4, float(text)) for y, text in re.findall(r'<text x="50" y="([\d.]+)" text-anchor="end">([\d.]+)<', page)]
+    ticks = [
+        (float(y) - 4, float(text))
+        for y, text in re.findall(r'<text x="50" y="([\d.]+)" text-anchor="end">([\d.]+)<', page)
+    ]
     slope, start = np.polyfit([value for _, value in ticks], [y for y, _ in ticks], 1)
     np.testing.assert_allclose([y for _, y in places], [start + slope * value for value in (1.0, 3.0, 5.0)], atol=0.2)
 

@@ -75,7 +75,10 @@ def test_a_name_is_shown_beside_the_file_of_its_module():
 def test_files_below_the_working_directory_are_relative_to_it(tmp_path):
     inside = report(finding("FL102", Severity.ERROR, where=f"{Path.cwd() / 'net.py'}:1"))
     outside = report(finding("FL102", Severity.ERROR, where="/elsewhere/net.py:1"))
-    uris = [run_of(r)["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for r in (inside, outside)]
+    uris = [
+        run_of(r)["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for r in (inside, outside)
+    ]
     assert uris == ["net.py", "file:///elsewhere/net.py"]
 
 
