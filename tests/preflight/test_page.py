@@ -173,7 +173,8 @@ def browse(page, folder, *options):
                "--disable-background-networking", "--disable-component-update", "--disable-sync",
                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--virtual-time-budget=2000",
                f"--user-data-dir={folder / 'profile'}", f"--log-net-log={folder / 'net.json'}",
-               "--enable-logging=stderr", "--window-size=1100,900", *options, (folder / "page.html").as_uri()]  # fmt: skip
+               "--enable-logging=stderr", "--window-size=1100,900", *options,
+               (folder / "page.html").as_uri()]  # fmt: skip
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     events = [event.get("params", {}) for event in json.loads((folder / "net.json").read_text())["events"]]
     # what the browser asks for on its own behalf comes from no page
