@@ -166,6 +166,13 @@ def test_curves_are_where_their_numbers_are():
     np.testing.assert_allclose([y for _, y in places], [start + slope * value for value in (1.0, 3.0, 5.0)], atol=0.2)
 
 
+def test_what_is_not_finite_is_named_and_not_drawn():
+    page = broken().to_html()
+    assert len(re.search(r'class="line own" points="([^"]+)"', page)[1].split()) == 2  # of 2.3, 40, inf, nan
+    assert "not finite from step 3" in page
+    assert len(re.search(r'class="line reference" points="([^"]+)"', page)[1].split()) == 5
+
+
 def browse(page, folder, *options):
     """Open a page in Chromium; return what it printed, and the addresses that the page asked for."""
     (folder / "page.html").write_text(page, encoding="utf-8")
