@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 
-from firstlight.checks import CHECKS, Check
+from firstlight.checks import Check, known_checks
 from firstlight.cli._errors import UsageError
 
 
@@ -16,10 +16,11 @@ def explained(word: str) -> str:
     Raises:
         UsageError: there is no such check.
     """
-    for check in CHECKS:
+    checks = known_checks().values()
+    for check in checks:
         if word.upper() == check.code or word.lower() == check.name:
             return _page(check)
-    near = _near(word.upper()) or difflib.get_close_matches(word.lower(), [check.name for check in CHECKS])
+    near = _near(word.upper()) or difflib.get_close_matches(word.lower(), [check.name for check in checks])
     guess = f"; near it: {', '.join(near)}" if near else ""
     raise UsageError(f"{word!r} is no code of a check{guess}", "firstlight explain lists them all")
 
@@ -27,12 +28,12 @@ def explained(word: str) -> str:
 def _near(code: str) -> list[str]:
     """Return the codes of the same group that are nearest by number.
 
-    >>> _near("FL399")
-    ['FL307', 'FL306', 'FL305']
+    >>> _near("FL100")
+    ['FL101', 'FL102', 'FL103']
     """
     if re.fullmatch(r"FL\d{3}", code) is None:
         return []
-    group = [check.code for check in CHECKS if check.code[2] == code[2]]
+    group = [known for known in known_checks() if known[2] == code[2]]
     return sorted(group, key=lambda known: abs(int(known[2:]) - int(code[2:])))[:3]
 
 
@@ -44,4 +45,4 @@ def _page(check: Check) -> str:
 
 def listed() -> str:
     """Return code, name and title of every check."""
-    return "\n".join(f"{check.code}  {check.name:22}{check.title}" for check in CHECKS)
+    return "\n".join(f"{check.code}  {check.name:22}{check.title}" for check in known_checks().values())

@@ -58,7 +58,7 @@ def write_sarif(report: PreflightReport) -> str:
 
 
 def _rule(code: str, name: str, title: str) -> dict[str, Any]:
-    text = help_of(code)[1] or title
+    text = help_of(code) or title
     return {
         "id": code,
         "name": name,

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from firstlight.checks import CHECKS, Finding, Severity
+from firstlight.checks import Finding, Severity, known_checks
 
 if TYPE_CHECKING:
     from firstlight.preflight import CheckResult, PreflightReport
@@ -77,8 +77,8 @@ def state_of(report: PreflightReport, result: CheckResult) -> str:
 
 def reading_of(report: PreflightReport, result: CheckResult) -> str:
     """Return the first number that a check asked for, with its key."""
-    needs = next((check.needs for check in CHECKS if check.code == result.code), ())
-    for key in needs:
+    check = known_checks().get(result.code)
+    for key in check.needs if check is not None else ():
         value = report.readings.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return f"{key} {number(value)}"
@@ -141,12 +141,10 @@ def not_made(report: PreflightReport) -> dict[str, list[str]]:
     return reasons
 
 
-def help_of(code: str) -> tuple[str, str]:
-    """Return title and docstring of the check with this code: the rule, its evidence, its known false alarms."""
-    for check in CHECKS:
-        if check.code == code:
-            return check.title, inspect.cleandoc(type(check).__doc__ or "")
-    return "", ""
+def help_of(code: str) -> str:
+    """Return the docstring of the check with this code: the rule, its evidence, its known false alarms."""
+    check = known_checks().get(code)
+    return inspect.cleandoc(type(check).__doc__ or "") if check is not None else ""
 
 
 def last_line(traceback: str | None) -> str:
