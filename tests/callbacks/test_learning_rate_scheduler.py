@@ -217,7 +217,7 @@ class Endless(torch.utils.data.IterableDataset):
 
 def test_a_run_of_unknown_length_is_refused_with_its_cause():
     data = torch.utils.data.DataLoader(Endless(), batch_size=4)
-    with pytest.raises(ValueError, match=r"WarmupCosine needs the length .* no length; pass total_steps="):
+    with pytest.raises(ValueError, match=r"WarmupCosine needs the length .* no length; set max_steps= "):
         fit(Grouped(), LearningRateScheduler(WarmupCosine()), data=data, limit_train_batches=None)
     with pytest.raises(ValueError, match="max_epochs=-1 and max_steps=-1"):
         fit(Grouped(), LearningRateScheduler(WarmupCosine()), max_epochs=-1)
