@@ -146,7 +146,7 @@ class OverfitOneBatch(Callback):
 
 
 def _passes(trial: Trial) -> bool:
-    return trial.error is None and not trial.disconnected and not trial.unreached and trial.reached(_ENOUGH)
+    return _certain_cause(trial) is None and trial.reached(_ENOUGH)
 
 
 def _judge(trial: Trial, references: list[Trial]) -> OverfitResult:
@@ -181,11 +181,8 @@ def _certain_cause(trial: Trial) -> str | None:
             f"no gradient reaches {len(trial.unreached)} trainable parameter(s) ({shown}): a detach() or no_grad on "
             "the way, or layers that the loss does not use; freeze them with requires_grad_(False) if that is meant"
         )
-    if trial.probabilities is not None and not trial.reached(_ENOUGH):
-        return (
-            f"{trial.probabilities} gets probabilities, not logits: remove the softmax or sigmoid at the end of the "
-            "model, the loss applies its own"
-        )
+    if trial.misread is not None and (not trial.reached(_ENOUGH) or trial.falls_through):
+        return trial.misread
     return None
 
 

@@ -16,10 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.overrides import TorchFunctionMode
 
-from firstlight.losses._floor import has_floor, loss_floor
+from firstlight.losses import GaussianKLLoss
+from firstlight.losses._floor import has_floor, loss_floor, module_floor
 from firstlight.schedules import Constant
 
+_GETS_PROBABILITIES = (
+    "{} gets probabilities, not logits: remove the softmax or sigmoid at the end of the model, the loss applies its own"
+)
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+_TAKE_CLASSES = (F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits)
 _PATCHED = ("forward", "training_step", "log", "log_dict")
 
 
@@ -44,8 +49,14 @@ class Trial:
     floor: float | None = None
     error: str | None = None
     disconnected: bool = False
-    probabilities: str | None = None  # the loss function that was given probabilities instead of logits
+    misread: str | None = None  # a loss function that was given probabilities instead of logits, or the other way
     unreached: list[str] = field(default_factory=list)  # trainable parameters that no gradient reached
+
+    @property
+    def falls_through(self) -> bool:
+        """Whether the loss went below the lowest value that it can have: it is not computed from what it asks for."""
+        slack = 1e-3 * (1 + abs(self.floor or 0.0))
+        return self.floor is not None and any(loss < self.floor - slack for loss in self.losses)
 
     def reached(self, goal: Goal) -> bool:
         """Whether the best of the last steps is near enough to the floor or, where that is unknown, far enough down."""
@@ -65,9 +76,18 @@ class LossRecorder(TorchFunctionMode):
         super().__init__()
         self.values: list[Tensor] = []
         self.floors: list[Tensor | None] = []
-        self.probabilities: str | None = None
+        self.misread: str | None = None
         self.first = True  # the batch is always the same: what can be said of it is said at the first step
         self._inside = 0
+        self._trade = False
+
+    @property
+    def floor(self) -> float | None:
+        """The lowest value of the sum; ``None`` if that of a part is not known, or if the parts trade off."""
+        known = [floor for floor in self.floors if floor is not None]
+        if len(known) < len(self.floors) or not known or (self._trade and len(known) > 1):
+            return None
+        return float(sum(known))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -78,7 +98,7 @@ class LossRecorder(TorchFunctionMode):
             kwargs["dropout_p"] = 0.0
         if not has_floor(func):
             return func(*args, **kwargs)
-        if self.first:
+        if self.first and func in _TAKE_CLASSES:
             self._inspect(func, args, kwargs)
         value = func(*args, **kwargs)
         if not self._inside:
@@ -92,8 +112,8 @@ class LossRecorder(TorchFunctionMode):
     def _inspect(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
         names = dict(zip(("input", "target"), args, strict=False)) | kwargs
         prediction, target = names["input"].detach(), names["target"]
-        if func in (F.cross_entropy, F.nll_loss) and not target.is_floating_point():
-            class_dim = 0 if prediction.ndim == 1 else 1
+        class_dim = 0 if prediction.ndim == 1 else 1
+        if func is not F.binary_cross_entropy_with_logits and not target.is_floating_point():
             classes = prediction.shape[class_dim]
             counted = target[target != names.get("ignore_index", -100)]
             if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
@@ -104,9 +124,14 @@ class LossRecorder(TorchFunctionMode):
         if func is F.cross_entropy and prediction.ndim > 1 and prediction.shape[1] > 1:
             total = prediction.float().sum(1)
             if bool((prediction >= 0).all()) and bool((total - 1).abs().max() < 1e-2):
-                self.probabilities = "cross-entropy"
+                self.misread = _GETS_PROBABILITIES.format("cross-entropy")
         if func is F.binary_cross_entropy_with_logits and bool(((prediction > 0) & (prediction < 1)).all()):
-            self.probabilities = "binary cross-entropy with logits"
+            self.misread = _GETS_PROBABILITIES.format("binary cross-entropy with logits")
+        if func is F.nll_loss and bool((prediction.float().logsumexp(class_dim).abs() > 0.1).any()):
+            self.misread = (
+                "nll_loss gets no logarithms of probabilities and falls without end: end the model with log_softmax, "
+                "or use cross-entropy on its logits"
+            )
 
     def watch(self, module: nn.Module) -> contextlib.ExitStack:
         """Let losses that know their own floor (``minimum(prediction, target)``) speak for the calls inside them."""
@@ -114,15 +139,15 @@ class LossRecorder(TorchFunctionMode):
         for layer in module.modules():
             if callable(getattr(layer, "minimum", None)):
                 stack.callback(layer.register_forward_pre_hook(self._enter).remove)
-                stack.callback(layer.register_forward_hook(self._leave).remove)
+                stack.callback(layer.register_forward_hook(self._leave, with_kwargs=True).remove)
         return stack
 
     def _enter(self, layer: nn.Module, args: Any) -> None:
         self._inside += 1
 
-    def _leave(self, layer: Any, args: Any, value: Tensor) -> None:
-        with torch.no_grad():
-            floor = layer.minimum(*args) if self.first else None
+    def _leave(self, layer: nn.Module, args: Any, kwargs: Any, value: Tensor) -> None:
+        self._trade = self._trade or isinstance(layer, GaussianKLLoss)  # what it gains, reconstruction loses
+        floor = module_floor(layer, *args, **kwargs) if self.first else None
         self._inside -= 1
         self.add(value, floor)
 
@@ -185,7 +210,7 @@ def run_trial(
                 # every rank must take the same number of steps: synchronized batch norm waits for all of them
                 if trainer.strategy.reduce_boolean_decision(done, all=True):
                     break
-    trial.probabilities = recorder.probabilities
+    trial.misread = recorder.misread
     if not trial.error and not trial.disconnected:
         trial.unreached = [
             name
@@ -217,8 +242,8 @@ def _step(
         return False
     task = torch.stack(recorder.values).sum() if recorder.values else loss.detach().float()
     trial.losses.append(float(task))
-    if trial.floor is None and recorder.floors and all(floor is not None for floor in recorder.floors):
-        trial.floor = float(sum(floor for floor in recorder.floors if floor is not None))
+    if recorder.first:
+        trial.floor = recorder.floor
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return True
