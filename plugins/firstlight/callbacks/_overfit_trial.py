@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.overrides import TorchFunctionMode
 
+from firstlight.callbacks._trainer_view import TrainerView
 from firstlight.losses import GaussianKLLoss
 from firstlight.losses._floor import has_floor, loss_floor, module_floor
 from firstlight.schedules import Constant
@@ -25,7 +27,7 @@ _GETS_PROBABILITIES = (
 )
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 _TAKE_CLASSES = (F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits)
-_PATCHED = ("forward", "training_step", "log", "log_dict")
+_PATCHED = ("forward", "training_step", "log", "log_dict", "print")
 
 
 class LabelsOutOfRangeError(Exception):
@@ -152,13 +154,13 @@ class LossRecorder(TorchFunctionMode):
         self.add(value, floor)
 
 
-def labels_fault(pl_module: LightningModule, batch: Any) -> str | None:
+def labels_fault(trainer: Trainer, pl_module: LightningModule, batch: Any) -> str | None:
     """Say that labels of ``batch`` are out of range, from one step of a copy that stops before the loss is called."""
     recorder = LossRecorder()
     try:
-        twin = _twin(pl_module)
+        twin = _twin(trainer, pl_module)
         with torch.no_grad(), recorder:
-            twin.training_step(batch, 0) if _takes_index(twin) else twin.training_step(batch)
+            _training_step(twin, batch)
     except LabelsOutOfRangeError as error:
         return str(error)
     except Exception:  # whatever else is wrong will show in the trial, or in the step itself
@@ -177,7 +179,7 @@ def run_trial(
 ) -> Trial:
     """Train a copy of ``pl_module`` on ``batch``, with its own optimizer or a reference Adam at that rate."""
     trial = Trial()
-    twin = _twin(pl_module)
+    twin = _twin(trainer, pl_module)
     if reference is None:
         optimizer = _optimizer(twin)
     else:
@@ -235,13 +237,14 @@ def _step(
     # fp16 gradients underflow without the scaler, which belongs to the real run: the trial uses full precision there
     amp = contextlib.nullcontext() if trainer.precision == "16-mixed" else trainer.precision_plugin.train_step_context()
     with amp, recorder:
-        output = twin.training_step(copy.deepcopy(batch), 0) if _takes_index(twin) else twin.training_step(batch)
+        output = _training_step(twin, copy.deepcopy(batch))
     loss = output["loss"] if isinstance(output, dict) else output
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         trial.disconnected = True
         return False
     task = torch.stack(recorder.values).sum() if recorder.values else loss.detach().float()
-    trial.losses.append(float(task))
+    # What is added to the loss by no known function may be what is not finite.
+    trial.losses.append(float(task) if math.isfinite(float(loss.detach())) else math.nan)
     if recorder.first:
         trial.floor = recorder.floor
     loss.backward()  # type: ignore[no-untyped-call]
@@ -249,16 +252,18 @@ def _step(
     return True
 
 
-def _takes_index(module: LightningModule) -> bool:
-    return module.training_step.__code__.co_argcount > 2
+def _training_step(twin: LightningModule, batch: Any) -> Any:
+    indexed = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
+    return twin.training_step(batch, 0) if indexed else twin.training_step(batch)
 
 
-def _twin(pl_module: LightningModule) -> LightningModule:
-    """Copy the module, without its Trainer, without logging, in training mode, with penalties off."""
+def _twin(trainer: Trainer, pl_module: LightningModule) -> LightningModule:
+    """Copy the module, with a mere view of its Trainer, without logging, in training mode, with penalties off."""
     twin = copy.deepcopy(pl_module)
     for name in _PATCHED:  # patches on the instance (torch.compile, other tools) stay bound to the original
         twin.__dict__.pop(name, None)
-    twin.log = twin.log_dict = lambda *_, **__: None  # type: ignore[assignment, method-assign]
+    twin._trainer = TrainerView(trainer)  # type: ignore[assignment]
+    twin.log = twin.log_dict = twin.print = lambda *_, **__: None  # type: ignore[method-assign]
     twin.zero_grad()
     for layer in twin.modules():
         if type(layer).__name__.endswith("Penalty") and isinstance(getattr(layer, "weight", None), float):
@@ -269,11 +274,11 @@ def _twin(pl_module: LightningModule) -> LightningModule:
 
 
 def _optimizer(twin: LightningModule) -> Optimizer:
-    """Return the user's own optimizer on the copy; AdamW if ``configure_optimizers`` needs a Trainer."""
+    """Return the user's own optimizer on the copy; AdamW if ``configure_optimizers`` needs more of the Trainer."""
     try:
         configured: Any = twin.configure_optimizers()
-    except RuntimeError as error:
-        if "not attached to a `Trainer`" not in str(error):
+    except AttributeError as error:
+        if "belongs to the real run" not in str(error):
             raise
         return torch.optim.AdamW((p for p in twin.parameters() if p.requires_grad), lr=1e-3, weight_decay=0.0)
     while not isinstance(configured, Optimizer):
