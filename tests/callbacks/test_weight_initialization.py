@@ -119,6 +119,7 @@ def test_the_report_is_in_the_run_folder_once(tmp_path):
     assert not (tmp_path / "resumed" / "initialization.txt").exists(), "the checkpoint has replaced what was filled"
 
 
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")  # it is not empty, on purpose
 def test_without_a_logger_no_file_is_written_and_a_folder_in_the_way_is_named(tmp_path):
     fit(supervised(), WeightInitialization(), max_steps=1, default_root_dir=tmp_path)
     assert not list(tmp_path.rglob("*.txt"))

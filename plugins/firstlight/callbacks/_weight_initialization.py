@@ -86,16 +86,12 @@ class WeightInitialization(Callback):
                 "fans; call firstlight.initializers.initialize_ in configure_model, before the model is sharded"
             )
         # A checkpoint has replaced what was filled: the record of how the run began stays.
-        if (
-            self._unwritten
-            and trainer.ckpt_path is None
-            and trainer.loggers
-            and not getattr(trainer, "fast_dev_run", False)
-        ):
+        fresh = self._unwritten and trainer.ckpt_path is None
+        self._unwritten = False
+        if fresh and trainer.loggers and not getattr(trainer, "fast_dev_run", False):
             folder = trainer.log_dir  # on all ranks: it is a broadcast
             if folder is not None:
                 self._write_report(Path(folder))
-        self._unwritten = False
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pl_module.__dict__.pop("configure_model", None)
