@@ -30,29 +30,21 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from firstlight.callbacks import LearningRateScheduler
 from firstlight.schedules import Constant, CosineAnnealing, WarmupCosine, WarmupInverseSqrt
-from helpers import Plain, ResumableLoader, fit, loader, network, same, trainer, weights
+from helpers import (
+    Plain,
+    Rates,
+    ResumableLoader,
+    SaveEveryStep,
+    TwoOptimizers,
+    fit,
+    loader,
+    network,
+    same,
+    trainer,
+    weights,
+)
 
 STEPS = 24  # of a fit of the helpers: two epochs of twelve batches
-
-
-class Rates(Callback):
-    """Records the rate of every group as the optimizer sees it, step by step."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[float, ...]] = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.seen.append(tuple(float(group["lr"]) for group in optimizer.param_groups))
-
-
-class SaveEveryStep(Callback):
-    def __init__(self, folder) -> None:
-        self.folder, self.saved = folder, 0
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step > self.saved:
-            self.saved = trainer.global_step
-            trainer.save_checkpoint(self.folder / f"{self.saved:02d}.ckpt")
 
 
 class Halves(Plain):
@@ -240,33 +232,16 @@ def test_a_run_without_a_known_end_is_refused_with_its_cause(limits, cause):
         fit(Halves(), LearningRateScheduler(WarmupCosine()), **limits)
 
 
-class TwoClocks(Plain):
-    """Manual optimization with two optimizers, each stepping once a batch."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)))
-        self.automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        for optimizer in self.optimizers():
-            optimizer.zero_grad()
-            self.manual_backward(super().training_step(batch, batch_idx))
-            optimizer.step()
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in self.net]
-
-
 def test_max_steps_of_several_optimizers_is_no_length_of_one():
     """Lightning counts every optimizer's step: the run of 16 ends when each has made 8."""
     with pytest.raises(ValueError, match="max_steps=16 counts the steps of all 2 optimizers; pass total_steps="):
-        fit(TwoClocks(), LearningRateScheduler(CosineAnnealing()), max_steps=16)
+        fit(TwoOptimizers(), LearningRateScheduler(CosineAnnealing()), max_steps=16)
     rates = Rates()
-    fit(TwoClocks(), LearningRateScheduler(CosineAnnealing(), total_steps=8), rates, max_steps=16)
+    fit(TwoOptimizers(), LearningRateScheduler(CosineAnnealing(), total_steps=8), rates, max_steps=16)
     expected = [0.1 * CosineAnnealing().factor(step, 8) for step in range(8)]
     assert [rate for (rate,) in rates.seen] == [rate for rate in expected for _ in range(2)]
     rates = Rates()
-    fit(TwoClocks(), LearningRateScheduler(CosineAnnealing()), rates)
+    fit(TwoOptimizers(), LearningRateScheduler(CosineAnnealing()), rates)
     assert [rate for (rate,) in rates.seen[::2]] == [0.1 * CosineAnnealing().factor(step, STEPS) for step in range(24)]
 
 
@@ -399,7 +374,7 @@ def test_optimizers_that_another_callback_puts_in_their_place_are_scheduled(manu
                 ]
 
     rates, factors = Rates(), [CosineAnnealing().factor(step, STEPS) for step in range(STEPS)]
-    fit(TwoClocks() if manual else Halves(), Swap(), LearningRateScheduler(CosineAnnealing()), rates)
+    fit(TwoOptimizers() if manual else Halves(), Swap(), LearningRateScheduler(CosineAnnealing()), rates)
     seen = [rate for (rate,) in rates.seen]
     for one in [seen[::2], seen[1::2]] if manual else [seen]:
         assert one == [0.1 * f for f in factors[:12]] + [0.5 * f for f in factors[12:]]

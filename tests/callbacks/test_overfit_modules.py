@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from firstlight.callbacks import OverfitOneBatch
 from firstlight.losses import GaussianKLLoss, InfoNCELoss, ReconstructionLoss
 from firstlight.tracking import read_metrics
-from helpers import Plain, classes_data, fit, loader, network, same, weights
+from helpers import Plain, Wrapped, classes_data, fit, loader, network, same, weights
 
 
 def probe(module: Any, **kwargs: Any):
@@ -75,17 +75,6 @@ def test_a_module_that_needs_more_of_its_trainer_is_skipped_not_blamed():
     assert "does not run on a copy: AttributeError: self.trainer.optimizers belongs to the real run" in result.cause
 
 
-class Own(nn.Module):
-    """A class of the user's: torch.nn.Sequential.compile() compiles nothing (torch 2.13)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = network(0.0)
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of parts that its compiler imports
 def test_a_net_that_was_compiled_in_place_is_probed_on_a_copy_and_stays_compiled():
@@ -97,7 +86,7 @@ def test_a_net_that_was_compiled_in_place_is_probed_on_a_copy_and_stays_compiled
 
     def make():
         torch.manual_seed(1)
-        module = Plain(Own())
+        module = Plain(Wrapped(network(0.0)))
         module.net.compile(backend=backend)
         return module
 

@@ -17,36 +17,7 @@ from torch.utils.data import DataLoader
 
 from firstlight.callbacks import BatchMixing, GradientNoise, MaxNorm, PredictionSamples, ProgressBar, RunManifest
 from firstlight.mixing import MixUp
-from helpers import Plain, classes_data, fit, loader, network, same, supervised, weights
-
-
-class Own(nn.Module):
-    """A class of the user's, which torch compiles in place."""
-
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.layers = network(dropout)
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-class TwoOptimizers(Plain):
-    """Manual optimization: a half of the net each, one after the other in every batch."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(1)
-        super().__init__(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)))
-        self.automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        for optimizer in self.optimizers():
-            optimizer.zero_grad()
-            self.manual_backward(super().training_step(batch, batch_idx))
-            optimizer.step()
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(layer.parameters(), lr=0.5) for layer in self.net]
+from helpers import Plain, TwoOptimizers, Wrapped, classes_data, fit, loader, network, same, supervised, weights
 
 
 def largest_norm(module: nn.Module) -> float:
@@ -68,9 +39,9 @@ class Largest(Callback):
 def test_max_norm_holds_for_every_optimizer_and_in_every_fit():
     bounded, free = Largest(), Largest()
     callback = MaxNorm(0.7)
-    fit(TwoOptimizers(), callback, bounded)
-    fit(TwoOptimizers(), callback, bounded)
-    fit(TwoOptimizers(), free)
+    fit(TwoOptimizers(lr=0.5), callback, bounded)
+    fit(TwoOptimizers(lr=0.5), callback, bounded)
+    fit(TwoOptimizers(lr=0.5), free)
     assert max(free.seen) > 0.8
     assert max(bounded.seen) == pytest.approx(0.7, rel=1e-5)
     assert len(bounded.seen) == 48
@@ -85,7 +56,7 @@ def test_a_net_compiled_in_place_trains_as_one_that_is_not(make):
     ends = []
     for compiled in (False, True):
         torch.manual_seed(1)
-        module = Plain(Own())
+        module = Plain(Wrapped(network(0.0)))
         if compiled:
             module.net.compile(backend="eager")
         fit(module, make())
@@ -258,7 +229,7 @@ def test_predictions_of_a_second_fit_do_not_depend_on_the_first(tmp_path):
 def test_lines_of_progress_in_a_second_fit_with_two_optimizers(capsys):
     bar = ProgressBar(style="lines")
     for _ in range(2):
-        fit(TwoOptimizers(), bar, enable_progress_bar=True)
+        fit(TwoOptimizers(lr=0.5), bar, enable_progress_bar=True)
         lines = capsys.readouterr().out.splitlines()
         assert [line.split("  ")[:2] for line in lines] == [["epoch 1/2", "step 24"], ["epoch 2/2", "step 48"]]
         assert all("lr 0.5000" in line for line in lines)

@@ -10,10 +10,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from torch import nn
 
 from firstlight.callbacks import EarlyStopping, WeightEMA
-from helpers import Plain, ResumableLoader, fit, loader, network, same, weights
+from helpers import Plain, ResumableLoader, TwoOptimizers, fit, loader, network, same, weights
 
 
 class Trajectory(Callback):
@@ -86,24 +85,6 @@ def test_bfloat16_weights_have_an_average_of_float32_exact_through_a_resume(tmp_
     again, end = run(tmp_path / "a.ckpt")
     assert same(averages, again)
     assert same(final, end)
-
-
-class TwoOptimizers(Plain):
-    """Manual optimization: two steps a batch, which Lightning counts as two."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(1)
-        super().__init__(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)))
-        self.automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        for optimizer in self.optimizers():
-            optimizer.zero_grad()
-            self.manual_backward(super().training_step(batch, batch_idx))
-            optimizer.step()
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in self.net]
 
 
 @pytest.mark.parametrize(("every", "chosen"), [(1, range(24)), (2, range(24)), (3, None)])

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from firstlight.callbacks import WeightInitialization
 from firstlight.callbacks._weight_initialization import looks_fresh
 from firstlight.initializers import InitPlan, InitRule
-from helpers import Plain, classes_data, fit, loader, network, same, supervised, weights
+from helpers import Plain, Wrapped, classes_data, fit, loader, network, same, supervised, weights
 
 
 class Snapshot(Callback):
@@ -128,22 +128,13 @@ def test_without_a_logger_no_file_is_written_and_a_folder_in_the_way_is_named(tm
         fit(supervised(), WeightInitialization(), max_steps=1, logger=CSVLogger(tmp_path, "", ""))
 
 
-class Own(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = network()
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of parts that its compiler imports
 @pytest.mark.parametrize("how", ["the net in place", "the whole module"])
 def test_a_compiled_module_is_filled_as_one_that_is_not(how):
     def start(compiled):
         torch.manual_seed(1)
-        module, snapshot = Plain(Own()), Snapshot()
+        module, snapshot = Plain(Wrapped(network(0.0))), Snapshot()
         if compiled and how == "the net in place":
             module.net.compile(backend="eager")
         given = torch.compile(module, backend="eager") if compiled and how == "the whole module" else module
