@@ -378,3 +378,10 @@ def test_optimizers_that_another_callback_puts_in_their_place_are_scheduled(manu
     seen = [rate for (rate,) in rates.seen]
     for one in [seen[::2], seen[1::2]] if manual else [seen]:
         assert one == [0.1 * f for f in factors[:12]] + [0.5 * f for f in factors[12:]]
+
+
+def test_no_optimizer_lives_on_in_the_callback():
+    callback = LearningRateScheduler(Constant())
+    fit(Halves(), callback)
+    held = [item for value in vars(callback).values() if isinstance(value, list) for item in value]
+    assert not any(isinstance(item, torch.optim.Optimizer) for item in held)

@@ -144,6 +144,7 @@ class LearningRateScheduler(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._release()
+        self._optimizers = []  # their state is large, and the callback may live on
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._release()
