@@ -37,7 +37,7 @@ from firstlight.callbacks import (
 )
 from firstlight.mixing import MixUp
 from firstlight.schedules import Constant, WarmupCosine
-from helpers import Plain, ResumableLoader, fit, loader, network, same, supervised, weights
+from helpers import Plain, ResumableLoader, SaveEveryStep, fit, loader, network, same, supervised, weights
 
 # One row a callback: the arguments that its contract is tested with. An actor's second row makes it act on nothing.
 CASES: dict[type[Callback], dict[str, Any]] = {
@@ -213,16 +213,6 @@ def test_weight_initialization_changes_weights_only(tmp_path):
     assert [labels for labels, _ in batches_alone] == [labels for labels, _ in batches_acted]
     assert not torch.equal(alone["model.1.weight"], acted["model.1.weight"])
     assert all(torch.equal(alone[key], acted[key]) for key in ("torch", "numpy", "python"))
-
-
-class SaveEveryStep(Callback):
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.saved = folder, 0
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step > self.saved:
-            self.saved = trainer.global_step
-            trainer.save_checkpoint(self.folder / f"{self.saved:02d}.ckpt")
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

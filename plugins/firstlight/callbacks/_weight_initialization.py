@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
@@ -32,7 +33,8 @@ class WeightInitialization(Callback):
     Role: actor; it fills parameters, once. It draws from a generator of its own, so the order of the data and every
     other random number stay what they were.
     Reads: the layers of the module; with ``lsuv`` one batch of the training data. Writes: their parameters.
-    Logs: nothing; the reports are ``callback.report`` and ``callback.lsuv_report``.
+    Logs: nothing; the reports are ``callback.report`` and ``callback.lsuv_report``, are printed, and where there is a
+    logger stand in ``initialization.txt`` in the run folder (``trainer.log_dir``).
 
     Args:
         plan: default :meth:`firstlight.initializers.InitPlan.recommended`.
@@ -59,6 +61,7 @@ class WeightInitialization(Callback):
         self.seed = seed
         self.report: InitReport | None = None
         self.lsuv_report: InitReport | None = None
+        self._unwritten = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or getattr(pl_module, _MARK, False):
@@ -82,6 +85,13 @@ class WeightInitialization(Callback):
                 f"WeightInitialization stands aside under {type(trainer.strategy).__name__}: a shard does not know its "
                 "fans; call firstlight.initializers.initialize_ in configure_model, before the model is sharded"
             )
+        # A checkpoint has replaced what was filled: the record of how the run began stays.
+        fresh = self._unwritten and trainer.ckpt_path is None
+        self._unwritten = False
+        if fresh and trainer.loggers and not getattr(trainer, "fast_dev_run", False):
+            folder = trainer.log_dir  # on all ranks: it is a broadcast
+            if folder is not None:
+                self._write_report(Path(folder))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pl_module.__dict__.pop("configure_model", None)
@@ -104,9 +114,20 @@ class WeightInitialization(Callback):
             if self.lsuv:
                 self.lsuv_report = _lsuv(trainer, pl_module, skip=[_literal(row.name) for row in self.report.skipped])
         setattr(pl_module, _MARK, True)
-        rank_zero_info(f"WeightInitialization:\n{self.report}")
-        if self.lsuv_report is not None:
-            rank_zero_info(f"WeightInitialization, lsuv (standard deviations of outputs):\n{self.lsuv_report}")
+        self._unwritten = True
+        rank_zero_info(f"WeightInitialization:\n{self._text()}")
+
+    def _text(self) -> str:
+        lsuv = f"\n\nlsuv (standard deviations of outputs):\n{self.lsuv_report}" if self.lsuv_report else ""
+        return f"{self.report}{lsuv}"
+
+    @rank_zero_only
+    def _write_report(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "initialization.txt").write_text(self._text() + "\n", encoding="utf-8")
+        except OSError as error:
+            rank_zero_warn(f"WeightInitialization could not write its report to {folder}: {error}")
 
     def state_dict(self) -> dict[str, Any]:
         return {}
