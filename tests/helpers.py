@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
@@ -98,6 +99,11 @@ class Plain(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.net.parameters(), lr=self.lr, momentum=0.9)
+
+
+def fp16_on_the_cpu(**scaler: Any) -> MixedPrecision:
+    """Return what "16-mixed" is on a GPU, with a scaler; on a CPU Lightning would take bf16."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", **scaler))
 
 
 def trainer(**kwargs: Any) -> Trainer:

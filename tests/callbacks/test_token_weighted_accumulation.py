@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from two_counts import COUNTS, Tokens, full_batch_gradient, micro_batches
 
 from firstlight.callbacks import GradientClipping, GradientMonitor, TokenWeightedAccumulation
-from helpers import CountReads, Plain, fit
+from helpers import CountReads, Plain, fit, fp16_on_the_cpu
 
 TESTS = Path(__file__).parents[1]
 
@@ -119,12 +119,10 @@ def test_clipping_and_its_monitor_see_the_right_gradient(clip):
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_mixed_precision(precision):
     """To the digits of the precision; under 16-mixed with counts that would overflow fp16 if they were the weights."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12) if precision == "16-mixed" else None
+    plugin = fp16_on_the_cpu(init_scale=2.0**12) if precision == "16-mixed" else MixedPrecision(precision, "cpu")
     counts = [700, 3, 0, 1500, 20, 5]
     module = Tokens().float()
-    trainer, grads, expected = run(
-        TokenWeightedAccumulation(), counts=counts, module=module, plugins=[MixedPrecision(precision, "cpu", scaler)]
-    )
+    trainer, grads, expected = run(TokenWeightedAccumulation(), counts=counts, module=module, plugins=[plugin])
     for gradient, truth in zip(grads.seen, expected, strict=True):
         assert relative(gradient.double(), truth) < (2e-2 if precision == "bf16-mixed" else 2e-3)
     assert trainer.global_step == 2
