@@ -174,8 +174,7 @@ class GradientClipping(Callback):
         ring[seen % _HISTORY] = torch.where(torch.isfinite(total), total, torch.nan)
         self._norms[number], self._seen[number] = ring, seen + 1
         if seen + 1 >= _WARM:
-            limit = torch.nanquantile(ring, self.percentile / 100)
-            _scale_to(grads, total, limit.nan_to_num(torch.inf))  # no norm has been finite yet
+            _scale_to(grads, total, torch.nanquantile(ring, self.percentile / 100))
 
     def _refuse(self, trainer: Trainer, optimizer: Optimizer, owners: list[nn.Parameter], grads: list[Tensor]) -> None:
         names = [
