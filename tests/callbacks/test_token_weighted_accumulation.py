@@ -6,10 +6,12 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
@@ -163,6 +165,17 @@ def test_ways_to_count(count):
     _, grads, expected = run(TokenWeightedAccumulation(count), module=module)
     assert max(relative(a, b) for a, b in zip(grads.seen, expected, strict=True)) < 1e-10
     assert bool(module.asked) is not callable(count)
+
+
+def test_from_yaml():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callback", type=TokenWeightedAccumulation)
+    spec = {"class_path": "TokenWeightedAccumulation", "init_args": {"count": "num_valid", "ignore_index": 0}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # jsonargparse renames its own functions
+        parsed = parser.parse_object({"callback": spec})
+        callback = getattr(parser, "instantiate", parser.instantiate_classes)(parsed).callback
+    assert (callback.count, callback.ignore_index) == ("num_valid", 0)
 
 
 @pytest.mark.parametrize("form", ["mapping", "regression", "ignored"])
