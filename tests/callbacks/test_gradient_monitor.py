@@ -342,6 +342,16 @@ def test_fused_optimizers_under_the_scaler(clip, tmp_path):
         assert [row["grad/clipped_norm"] for row in plain] == pytest.approx([0.05] * 10, rel=1e-3)
 
 
+def test_a_fused_optimizer_that_is_clipped_before_the_monitor_looks(tmp_path):
+    """Under manual optimization the monitor is called after the clipping, which has taken the scale out."""
+    logger, plugins = Logged(tmp_path), [fp16_on_the_cpu(init_scale=256.0)]
+    module = Overflows(torch.optim.AdamW, fused=True, manual=True)
+    callbacks = [GradientClipping(0.05), GradientMonitor()]
+    fit(module, *callbacks, plugins=plugins, logger=logger, log_every_n_steps=1, max_epochs=1)
+    norms = [row["grad/norm/total"] for row in logger.rows if math.isfinite(row["grad/norm/total"])]
+    assert norms == pytest.approx([0.05] * 10, rel=1e-3)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_last_shorter_window_is_tagged(weighted, tmp_path):
     """12 batches by 5: the last window of an epoch has two, and a gradient of 2/5, unless something weights it."""
@@ -457,6 +467,25 @@ def test_parameters_added_in_the_run(tmp_path):
     for row, total, blocks in zip(logger.rows, truth.before, truth.blocks, strict=True):
         assert row["grad/norm/total"] == pytest.approx(total, rel=1e-6)
         assert {key: row[f"grad/norm/{key}"] for key in blocks} == pytest.approx(blocks, rel=1e-6)
+
+
+def test_layers_added_in_the_run(tmp_path):
+    class Grows(Plain):
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                self.extra = torch.nn.Linear(4, 4)
+                self.optimizers().optimizer.add_param_group({"params": list(self.extra.parameters())})
+
+        def training_step(self, batch, batch_idx):
+            inputs, extra = batch[0], getattr(self, "extra", torch.nn.Identity())
+            return torch.nn.functional.cross_entropy(extra(self.net(inputs)), batch[1])
+
+    module, logger = Grows(), Logged(tmp_path)
+    fit(module, GradientMonitor(depth=1), logger=logger, log_every_n_steps=1)
+    assert ["grad/norm/extra" in row for row in logger.rows] == [False] * 12 + [True] * 12
+    assert not any("other" in key for key in logger.rows[-1])
+    last = BruteForce.norm(p.grad for p in module.extra.parameters())  # of the last step: they are still there
+    assert logger.rows[-1]["grad/norm/extra"] == pytest.approx(last, rel=1e-6)
 
 
 @pytest.mark.parametrize("in_place", [True, False])

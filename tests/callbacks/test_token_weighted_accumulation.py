@@ -130,6 +130,18 @@ def test_mixed_precision(precision):
     assert trainer.global_step == 2
 
 
+def test_the_unit_of_the_weights_survives_a_resume(tmp_path):
+    """Under fp16 it decides what overflows; a new run takes its own."""
+    one = TokenWeightedAccumulation()
+    trainer, _, _ = run(one, counts=[700, 3, 20])
+    assert one.state_dict() == {"unit": 512.0}
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    run(one, counts=[5, 3, 20], max_epochs=2, ckpt=tmp_path / "a.ckpt")
+    assert one.state_dict() == {"unit": 512.0}
+    run(one, counts=[5, 3, 20])
+    assert one.state_dict() == {"unit": 4.0}
+
+
 def test_sparse_gradients():
     _, grads, expected = run(TokenWeightedAccumulation(), Densify(), module=Tokens(sparse=True))
     assert max(relative(a, b) for a, b in zip(grads.seen, expected, strict=True)) < 1e-10
@@ -195,6 +207,17 @@ def test_a_last_step_that_returns_none_ends_the_window_too():
     with pytest.warns(UserWarning, match="returned `None`"):
         _, grads, _ = run(TokenWeightedAccumulation(), counts=counts, module=Skips())
     assert relative(grads.seen[0], full_batch_gradient(micro_batches(counts, 0)[:2])) < 1e-10
+
+
+def test_a_window_that_is_broken_off_leaves_nothing():
+    class Stops(Tokens):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if self.current_epoch == 0 and batch_idx == 2 else None  # ends the epoch
+
+    counts = [5, 2, 4]
+    _, grads, (truth,) = run(TokenWeightedAccumulation(), counts=counts, module=Stops(), max_epochs=2)
+    assert len(grads.seen) == 1
+    assert relative(grads.seen[0], truth) < 1e-10
 
 
 def test_nothing_waits_for_the_device():

@@ -209,8 +209,12 @@ ANOTHER: dict[type[Callback], dict[str, Any] | None] = {
 @everyone
 def test_two_of_a_kind_coexist_or_are_refused(callback):
     """Two that would share a state are refused by name; two observers or probes still change nothing."""
+
+    def two() -> list[Callback]:
+        return [callback(**CASES[callback]), callback(**(CASES[callback] | (another or {})))]
+
     another = ANOTHER.get(callback, {})
-    pair = [callback(**CASES[callback]), callback(**(CASES[callback] | (another or {})))]
+    pair = two()
     if another is None:
         what = f"more than one stateful callback of type `{callback.__name__}`|multiple progress bar callbacks"
         with pytest.raises((RuntimeError, MisconfigurationException), match=what):
@@ -222,3 +226,4 @@ def test_two_of_a_kind_coexist_or_are_refused(callback):
     stateful = [one.state_key for one in pair if one.state_dict()]
     assert len(set(stateful)) == len(stateful)
     assert callback.role == "actor" or same(weights(module), weights(bare))
+    assert run_until("", "automatic", *two()) == left_by_a_bare_run("", "automatic")
