@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
@@ -149,6 +150,11 @@ class SaveEveryStep(Callback):
         if trainer.global_step > self.saved:
             self.saved = trainer.global_step
             trainer.save_checkpoint(self.folder / f"{self.saved:02d}.ckpt")
+
+
+def fp16_on_the_cpu(**scaler: Any) -> MixedPrecision:
+    """Return what "16-mixed" is on a GPU, with a scaler; on a CPU Lightning would take bf16."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", **scaler))
 
 
 def trainer(**kwargs: Any) -> Trainer:

@@ -11,6 +11,7 @@ from firstlight.callbacks._overfit_one_batch import OverfitOneBatch, OverfitResu
 from firstlight.callbacks._prediction_samples import PredictionSamples
 from firstlight.callbacks._progress_bar import ProgressBar
 from firstlight.callbacks._run_manifest import RunManifest
+from firstlight.callbacks._token_weighted_accumulation import TokenWeightedAccumulation
 from firstlight.callbacks._weight_ema import WeightEMA
 from firstlight.callbacks._weight_initialization import WeightInitialization
 
@@ -27,6 +28,7 @@ __all__ = [
     "PredictionSamples",
     "ProgressBar",
     "RunManifest",
+    "TokenWeightedAccumulation",
     "WeightEMA",
     "WeightInitialization",
 ]

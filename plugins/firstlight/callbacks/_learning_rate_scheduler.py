@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from firstlight._require import require
+from firstlight.callbacks._shadows import Shadows
 from firstlight.schedules import Schedule
 
 _Group = dict[str, Any]
@@ -262,8 +263,9 @@ class LearningRateScheduler(Callback):
                 for group, rate in zip(groups, undamped, strict=True):
                     _set_rate(group, rate)
 
-        pl_module.optimizer_step = optimizer_step  # type: ignore[method-assign]
-        self._undo.append(lambda: pl_module.__dict__.pop("optimizer_step", None))
+        shadows = Shadows()
+        shadows.put(pl_module, "optimizer_step", optimizer_step)
+        self._undo.append(shadows.lift)
 
 
 def _base(group: _Group) -> float:

@@ -58,10 +58,6 @@ class WeightEMA(Callback):
         self._last_step = 0
         self._aside = False
 
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(decay=self.decay)
-
     def state_dict(self) -> dict[str, Any]:
         return {"averages": {name: average.cpu() for name, average in self._averages.items()}}
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, final
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,9 +18,10 @@ from torch import nn
 
 from firstlight._rng import isolated_rng
 from firstlight.callbacks._sample_batch import sample_batch
+from firstlight.callbacks._shadows import Shadows
 from firstlight.initializers import InitPlan, InitReport, InitRule, initialize_, lsuv_
 
-_MARK = "_firstlight_initialized"
+_DONE: WeakSet[LightningModule] = WeakSet()  # modules that have been filled: a later fit leaves them alone
 
 
 @final
@@ -62,9 +64,10 @@ class WeightInitialization(Callback):
         self.report: InitReport | None = None
         self.lsuv_report: InitReport | None = None
         self._unwritten = False
+        self._shadows = Shadows()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or getattr(pl_module, _MARK, False):
+        if stage != "fit" or pl_module in _DONE:
             return
         if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
             return  # sharded: the weights are real, and the checkpoint not yet read, in on_fit_start
@@ -72,15 +75,15 @@ class WeightInitialization(Callback):
 
         def configure_then_initialize() -> None:
             # Lightning calls this hook after every setup() and before it restores weights.
-            pl_module.__dict__.pop("configure_model", None)
+            self._shadows.lift()
             configure_model()
             self._initialize(trainer, pl_module)
 
-        pl_module.configure_model = configure_then_initialize  # type: ignore[method-assign]
+        self._shadows.put(pl_module, "configure_model", configure_then_initialize)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         sharded = isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy))
-        if sharded and not getattr(pl_module, _MARK, False):
+        if sharded and pl_module not in _DONE:
             rank_zero_warn(
                 f"WeightInitialization stands aside under {type(trainer.strategy).__name__}: a shard does not know its "
                 "fans; call firstlight.initializers.initialize_ in configure_model, before the model is sharded"
@@ -94,7 +97,10 @@ class WeightInitialization(Callback):
                 self._write_report(Path(folder))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        pl_module.__dict__.pop("configure_model", None)
+        self._shadows.lift()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._shadows.lift()
 
     def _initialize(self, trainer: Trainer, pl_module: LightningModule) -> None:
         plan = self.plan or InitPlan.recommended()
@@ -113,7 +119,7 @@ class WeightInitialization(Callback):
             self.report = initialize_(pl_module, plan)
             if self.lsuv:
                 self.lsuv_report = _lsuv(trainer, pl_module, skip=[_literal(row.name) for row in self.report.skipped])
-        setattr(pl_module, _MARK, True)
+        _DONE.add(pl_module)
         self._unwritten = True
         rank_zero_info(f"WeightInitialization:\n{self._text()}")
 
