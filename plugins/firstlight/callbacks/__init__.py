@@ -13,6 +13,7 @@ from firstlight.callbacks._prediction_samples import PredictionSamples
 from firstlight.callbacks._preflight import Preflight
 from firstlight.callbacks._progress_bar import ProgressBar
 from firstlight.callbacks._run_manifest import RunManifest
+from firstlight.callbacks._token_weighted_accumulation import TokenWeightedAccumulation
 from firstlight.callbacks._weight_ema import WeightEMA
 from firstlight.callbacks._weight_initialization import WeightInitialization
 
@@ -31,6 +32,7 @@ __all__ = [
     "Preflight",
     "ProgressBar",
     "RunManifest",
+    "TokenWeightedAccumulation",
     "WeightEMA",
     "WeightInitialization",
 ]
