@@ -33,6 +33,8 @@ def probe_batches(subject: Subject, layout: Layout, evidence: Evidence) -> None:
     val_inputs = _joined([layout.input_of(batch) for batch in subject.val])
     val_targets = _joined([layout.target_of(batch) for batch in subject.val])
     _nonfinite(subject, evidence)
+    if val_inputs is None:
+        evidence.skip("splits/", "there is no validation data, or its samples differ in shape")
     if inputs is None:
         evidence.skip("inputs/", "samples differ in shape, or the model takes no tensor of the batch")
     else:
