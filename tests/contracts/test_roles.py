@@ -59,7 +59,7 @@ CASES: dict[type[Callback], dict[str, Any]] = {
     EarlyStopping: {"monitor": "val/loss", "patience": 100},
     GradientClipping: {"percentile": 50.0},
     GradientMonitor: {},
-    HealthMonitor: {"budget": 0.9},
+    HealthMonitor: {"budget": 0.5},
     LearningRateScheduler: {"schedule": WarmupCosine(warmup="4ba")},
     GradientNoise: {"eta": 0.1},
     MaxNorm: {"limit": 0.8},
