@@ -235,7 +235,12 @@ def probe_pair(subject: Subject, batch: Any, evidence: Evidence, *, deadline: fl
     _read_own(own, constant, evidence)
     if time.monotonic() > deadline:
         evidence.add({"budget/spent": True})
+    if "pair/own" in evidence:
+        for key in ("pair/undecayed", "pair/initialized", "pair/without_dropout"):
+            evidence.skip(key, "there was nothing to explain, or another cause was found first")
     pictures: dict[str, Any] = {"own": own.losses, "own_name": own.name, "constant": constant}
+    if not own.losses and own.error is None:  # nothing to hold a reference against
+        return pictures
     if _share(own.losses, constant) < _LEARNT and not own.stale:
         evidence.skip("pair/reference", "the user's own optimizer learns the batch")
         return pictures
@@ -437,10 +442,10 @@ def _read_own(own: Run, constant: float, evidence: Evidence) -> None:
     else:
         evidence.skip("update/ascent", "no step moved the weights")
     if not own.losses:
-        evidence.skip("pair/own", "the step returns no loss")
+        evidence.skip("pair/", "the step returns no loss")
         return
     if not math.isfinite(constant):
-        evidence.skip("pair/own", "the loss is not finite at the start")
+        evidence.skip("pair/", "the loss is not finite at the start")
         return
     evidence.add(
         {

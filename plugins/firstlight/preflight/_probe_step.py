@@ -45,6 +45,8 @@ def probe_steps(bench: Bench, ran: Ran, evidence: Evidence) -> None:
         twin.zero_grad()
     if not any(loss.requires_grad for step in records for loss in step.losses):
         evidence.add({"loss/connected": False})
+        for key in ("gradient/", "activations/"):
+            evidence.skip(key, "the loss has no gradient")
         return
     evidence.add({"loss/connected": True})
     unreached = [name for name in trainable if name not in seen]

@@ -191,8 +191,8 @@ def _probe(
         schedule = attempt(("optimizer/", "schedule/"), lambda: probe_optimizers(bench, evidence))
         if schedule:
             pictures["schedule"] = schedule
-        attempt(("network/",), lambda: probe_network(bench, ran, layout, evidence))
-        attempt(("data/", "inputs/", "targets/", "labels/"), lambda: probe_batches(subject, layout, evidence))
+        attempt(("network/", "targets/copy_inputs"), lambda: probe_network(bench, ran, layout, evidence))
+        attempt(_OF_THE_DATA, lambda: probe_batches(subject, layout, evidence))
         if again is not None:
             attempt(("loss/",), lambda: probe_loss(bench, pair, again, layout, evidence))
         attempt((), lambda: pictures.update(inputs=inputs_picture(ran, layout, bench.batch)))
@@ -200,7 +200,7 @@ def _probe(
     batches = _bench_batches(subject)
     attempt(_OF_THE_BENCH, lambda: on_bench(subject.module, plan, batches, on))
     if "data/batches" not in evidence:
-        attempt(("data/", "inputs/", "targets/", "labels/"), lambda: probe_batches(subject, layout, evidence))
+        attempt(_OF_THE_DATA, lambda: probe_batches(subject, layout, evidence))
     evidence.add({"data/nonfinite": evidence.get("data/nonfinite", 0)})
     curves = attempt(
         ("pair/", "update/", "gradient/stale", "gradient/later", "gradient/clip_norms"),
@@ -213,6 +213,8 @@ def _probe(
 
 
 _OF_THE_BENCH = ("model/", "gradient/", "activations/", "loss/", "optimizer/", "schedule/", "network/")
+_OF_THE_BENCH += ("targets/label_range", "targets/copy_inputs")
+_OF_THE_DATA = ("data/", "inputs/", "targets/", "labels/", "splits/")
 
 
 def _bench_batches(subject: Subject) -> list[Any]:
