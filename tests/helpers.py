@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
@@ -98,6 +99,62 @@ class Plain(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.net.parameters(), lr=self.lr, momentum=0.9)
+
+
+class Wrapped(nn.Module):
+    """A net in a class of the user's: ``torch.nn.Sequential.compile()`` compiles nothing (torch 2.13)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.layers = net
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layers(x)
+
+
+class TwoOptimizers(Plain):
+    """Manual optimization: a layer each, one after the other in every batch, which Lightning counts as two steps."""
+
+    def __init__(self, lr: float = 0.1) -> None:
+        torch.manual_seed(1)
+        super().__init__(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)), lr=lr)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(layer.parameters(), lr=self.lr) for layer in self.net]
+
+
+class Rates(Callback):
+    """Records the rate of every group as the optimizer sees it, step by step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, ...]] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.seen.append(tuple(float(group["lr"]) for group in optimizer.param_groups))
+
+
+class SaveEveryStep(Callback):
+    """Leaves a checkpoint after each optimizer step, named by its number."""
+
+    def __init__(self, folder: Any) -> None:
+        self.folder, self.saved = folder, 0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step > self.saved:
+            self.saved = trainer.global_step
+            trainer.save_checkpoint(self.folder / f"{self.saved:02d}.ckpt")
+
+
+def fp16_on_the_cpu(**scaler: Any) -> MixedPrecision:
+    """Return what "16-mixed" is on a GPU, with a scaler; on a CPU Lightning would take bf16."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", **scaler))
 
 
 def trainer(**kwargs: Any) -> Trainer:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
-from firstlight.callbacks import GradientClipping, GradientMonitor, GradientNoise, WeightEMA
+from firstlight.callbacks import GradientClipping, GradientMonitor, GradientNoise, OverfitOneBatch, WeightEMA
 from helpers import Plain, classes_data
 
 
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     rank = int(os.environ.get("LOCAL_RANK", "0"))
-    record = Record()
+    record, probe = Record(), OverfitOneBatch()
     trainer = Trainer(
         accelerator="cpu",
         devices=2,
@@ -60,10 +60,11 @@ def main(folder: Path) -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
         # the record comes last: it reads what the monitor has logged
-        callbacks=[GradientNoise(eta=0.01), GradientClipping(0.05), GradientMonitor(), WeightEMA(0.9), record],
+        callbacks=[probe, GradientNoise(eta=0.01), GradientClipping(0.05), GradientMonitor(), WeightEMA(0.9), record],
     )
     trainer.fit(Sharded(), DataLoader(classes_data(48), batch_size=4))
-    (folder / f"rank{rank}.json").write_text(json.dumps({"after": record.after, "logged": record.logged}))
+    seen = {"after": record.after, "logged": record.logged, "overfit": probe.result.cause}
+    (folder / f"rank{rank}.json").write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":

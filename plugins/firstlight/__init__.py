@@ -11,13 +11,16 @@ F1, torch only:
     ``firstlight.initializers``  tensors filled in place; ``InitPlan``
     ``firstlight.optimizers``    LAMB, ``param_groups``; torch's optimizers under the same roof
     ``firstlight.schedules``     optimizer step to a factor of the base rate
+F2:
+    ``firstlight.checks``        evidence to findings, each check with a code
 F3, with Lightning:
     ``firstlight.modules``       LightningModules: ``ObjectiveModule`` and ``SupervisedModule``
+    ``firstlight.preflight``     can this set-up learn? asked of copies, before training
     ``firstlight.tracking``      a W&B logger that cannot stop a run; readers of what was written
 F4:
     ``firstlight.callbacks``     one file a callback
 F5:
-    ``firstlight.cli``           ``FirstlightCLI``
+    ``firstlight.cli``           ``FirstlightCLI``, and the ``firstlight`` command
 
 Importing this package imports nothing else: take what you need from its room.
 """

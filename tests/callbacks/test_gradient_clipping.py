@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from firstlight.callbacks import GradientClipping, GradientMonitor
 from firstlight.callbacks._gradient_clipping import _clip_units, _scale_to, unit_norm
-from helpers import CountReads, Plain, classes_data, fit, network, same, supervised, weights
+from helpers import CountReads, Plain, classes_data, fit, fp16_on_the_cpu, network, same, supervised, weights
 
 
 class Norms(Callback):
@@ -205,3 +206,160 @@ def test_the_module_is_put_back():
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         GradientClipping(**options)
+
+
+class Steady(Plain):
+    """Its weights do not move, and its gradient is ``value`` in every element, whatever the batch."""
+
+    def __init__(self, *, fused: bool = False, manual: bool = False, values: dict[int, float] | None = None) -> None:
+        super().__init__(torch.nn.Linear(8, 8, bias=False))
+        self.automatic_optimization = not manual
+        self.fused = fused
+        self.values = values or {}
+        self.seen: list[torch.Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.values.get(batch_idx, 1.0) * self.net.weight.sum()
+        if not self.automatic_optimization:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.0, fused=self.fused)
+        optimizer.register_step_post_hook(self._look)
+        return optimizer
+
+    def _look(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if getattr(optimizer, "found_inf", 0.0):
+            return  # a fused kernel is called all the same, and does nothing
+        scale = getattr(optimizer, "grad_scale", None)  # what a fused kernel divides by
+        self.seen.append(self.net.weight.grad / (1.0 if scale is None else scale))
+
+
+@pytest.mark.parametrize("manual", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("on_nonfinite", ["skip", "raise", "ignore"])
+def test_under_the_scaler_it_clips_without_the_scale(on_nonfinite, fused, manual):
+    """Norm 8 to norm 2 and elements 1 to 0.25, at a scale of 1024, and steps that overflow are left to the scaler."""
+    for options in ({"max_norm": 2.0}, {"max_value": 0.25}):
+        module = Steady(fused=fused, manual=manual, values={1: math.inf})
+        clipping = GradientClipping(**options, on_nonfinite=on_nonfinite)
+        fit(module, clipping, plugins=[fp16_on_the_cpu(init_scale=1024.0)], max_steps=4)
+        assert len(module.seen) == 3
+        for gradient in module.seen:
+            torch.testing.assert_close(gradient, torch.full((8, 8), 0.25))
+        assert clipping.skipped_steps == 0
+
+
+def test_adaptive_under_the_scaler_of_a_fused_optimizer():
+    """A unit of weights [w, w, ...] lets through a gradient of 0.1 times their norm, at any scale."""
+    module = Steady(fused=True)
+    torch.nn.init.constant_(module.net.weight, 0.5)
+    fit(module, GradientClipping(adaptive=0.1), plugins=[fp16_on_the_cpu(init_scale=4096.0)], max_steps=2)
+    for gradient in module.seen:
+        torch.testing.assert_close(gradient, torch.full((8, 8), 0.05))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_overflows_do_not_enter_the_percentile(fused):
+    """Two infinite norms, then 4, 8, 4, 8, ...: from the tenth step on the middle is 6 or 4, not 8."""
+    values = {batch: math.inf if batch < 2 else 0.5 + 0.5 * (batch % 2) for batch in range(12)}
+    module = Steady(fused=fused, values=values)
+    plugins = [fp16_on_the_cpu(init_scale=1.0)]
+    fit(module, GradientClipping(percentile=50.0), plugins=plugins, max_epochs=1, data=_batches(12))
+    applied = [float(gradient.norm()) for gradient in module.seen]
+    assert applied == pytest.approx([4, 8, 4, 8, 4, 8, 4, 6, 4, 6], rel=1e-5)
+
+
+def _batches(number: int) -> DataLoader:
+    return DataLoader(TensorDataset(*classes_data(number).tensors), batch_size=1)
+
+
+class TwoSizes(Plain):
+    """Manual optimization of two parts whose gradients have norms 8 and 0.8."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.ModuleList([torch.nn.Linear(8, 8, bias=False) for _ in range(2)]))
+        self.automatic_optimization = False
+        self.seen: dict[int, list[float]] = {0: [], 1: []}
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for number, optimizer in enumerate(self.optimizers()):
+            optimizer.zero_grad()
+            wobble = 1.0 + 0.01 * (batch_idx % 3)
+            self.manual_backward((1.0, 0.1)[number] * wobble * self.net[number].weight.sum())
+            optimizer.step()
+            gradient = self.net[number].weight.grad
+            self.seen[number].append(0.0 if gradient is None else float(gradient.norm()))
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.0) for part in self.net]
+
+
+def test_every_optimizer_has_a_percentile_of_its_own(tmp_path):
+    """Beside an optimizer of ten times its norm, each is clipped to the middle of its own; across a resume too."""
+
+    def run(stop: int, ckpt: Any = None) -> tuple[dict[int, list[float]], Any]:
+        module = TwoSizes()
+        trainer = fit(module, GradientClipping(percentile=50.0), data=_batches(24), max_steps=2 * stop, ckpt=ckpt)
+        return module.seen, trainer
+
+    seen, _ = run(18)
+    for number, size in enumerate((8.0, 0.8)):
+        before = [size * (1.0 + 0.01 * (batch % 3)) for batch in range(18)]
+        for step in range(18):
+            limit = float(torch.tensor(before[: step + 1]).median()) if step >= 9 else math.inf
+            assert seen[number][step] == pytest.approx(min(before[step], limit), rel=2e-3)
+        assert max(seen[number][:9]) > 1.015 * size, "before the tenth step nothing is clipped"
+        assert max(seen[number][9:]) < 1.015 * size
+    _, trainer = run(12)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    (state,) = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"].values()
+    assert state["seen"] == {0: 12, 1: 12}
+    assert [ring.nanmedian().item() for ring in state["norms"].values()] == pytest.approx([8.08, 0.808], rel=1e-5)
+
+
+def test_the_culprit_of_several_optimizers_is_named():
+    class Breaks(TwoSizes):
+        def on_after_backward(self) -> None:
+            if self.net[1].weight.grad is not None and self.trainer.global_step == 3:
+                self.net[1].weight.grad[0, 0] = math.nan
+
+    clipping = GradientClipping(1e9)
+    module = Breaks()
+    with pytest.warns(UserWarning, match=r"step 3: the gradient of net\.1\.weight is not finite; the step is left out"):
+        fit(module, clipping, data=_batches(6), max_steps=3)
+    assert clipping.skipped_steps == 1
+
+
+def test_compiled_networks_are_clipped_the_same():
+    class Net(torch.nn.Module):  # not a Sequential, whose compile() compiles nothing (torch 2.13)
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = network(0.0)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.layers(x)
+
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    def end(compiled: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(1)
+        module, norms = Plain(Net()), Norms()
+        if compiled:
+            module.net.compile(backend=backend)
+        fit(module, GradientClipping(0.3), norms)
+        assert max(norms.before) > 0.3
+        assert max(norms.after) <= 0.3 + 1e-6
+        return weights(module)
+
+    expected = end(False)
+    assert same(end(True), expected)
+    assert graphs

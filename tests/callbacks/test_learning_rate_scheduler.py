@@ -13,27 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 from firstlight.callbacks import LearningRateScheduler
 from firstlight.schedules import Constant, CosineAnnealing, StepDecay, WarmupCosine, lr_lambda
-from helpers import Plain, ResumableLoader, fit, loader, network, same, supervised, weights
-
-
-class Rates(Callback):
-    """Records the rate of every group as the optimizer sees it, step by step."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[float, ...]] = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.seen.append(tuple(float(group["lr"]) for group in optimizer.param_groups))
-
-
-class SaveAtStep(Callback):
-    def __init__(self, folder) -> None:
-        self.folder, self.saved = folder, 0
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step > self.saved:
-            self.saved = trainer.global_step
-            trainer.save_checkpoint(self.folder / f"{self.saved:02d}.ckpt")
+from helpers import Plain, Rates, ResumableLoader, SaveEveryStep, fit, loader, network, same, supervised, weights
 
 
 class Rows(CSVLogger):
@@ -86,7 +66,7 @@ def test_resume_from_every_step_equals_the_unbroken_run(accumulate, tmp_path):
         fit(module, scheduler, rates, *more, data=ResumableLoader(), ckpt=ckpt, accumulate_grad_batches=accumulate)
         return rates.seen, weights(module)
 
-    whole, final = run(None, SaveAtStep(tmp_path))
+    whole, final = run(None, SaveEveryStep(tmp_path))
     assert len(whole) == 2 * -(-5 // accumulate)
     for stop in sorted(tmp_path.glob("*.ckpt")):
         rates, state = run(stop)
@@ -217,7 +197,7 @@ class Endless(torch.utils.data.IterableDataset):
 
 def test_a_run_of_unknown_length_is_refused_with_its_cause():
     data = torch.utils.data.DataLoader(Endless(), batch_size=4)
-    with pytest.raises(ValueError, match=r"WarmupCosine needs the length .* no length; pass total_steps="):
+    with pytest.raises(ValueError, match=r"WarmupCosine needs the length .* no length; set max_steps= "):
         fit(Grouped(), LearningRateScheduler(WarmupCosine()), data=data, limit_train_batches=None)
     with pytest.raises(ValueError, match="max_epochs=-1 and max_steps=-1"):
         fit(Grouped(), LearningRateScheduler(WarmupCosine()), max_epochs=-1)

@@ -23,6 +23,7 @@ def test_norms_are_whole_and_clipping_reaches_its_value(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
+    assert first["overfit"] == "ModelParallelStrategy shards the model, and a shard cannot be copied"
     assert first["after"] == pytest.approx([0.05] * len(first["after"]), rel=1e-4)
     for row in first["logged"]:
         assert row["grad/clipped_norm"] == pytest.approx(0.05, rel=1e-4)

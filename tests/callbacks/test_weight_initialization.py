@@ -8,13 +8,14 @@ import jsonargparse
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from firstlight.callbacks import WeightInitialization
 from firstlight.callbacks._weight_initialization import looks_fresh
 from firstlight.initializers import InitPlan, InitRule
-from helpers import Plain, classes_data, fit, loader, network, same, supervised, weights
+from helpers import Plain, Wrapped, classes_data, fit, loader, network, same, supervised, weights
 
 
 class Snapshot(Callback):
@@ -102,6 +103,48 @@ def test_report_says_target_and_measured():
     assert row.scheme == "he"
     assert row.target_std == pytest.approx(math.sqrt(2 / 8))
     assert "model.0" in str(callback.report)
+
+
+def test_the_report_is_in_the_run_folder_once(tmp_path):
+    callback, module = WeightInitialization(lsuv=True), supervised()
+    run = fit(module, callback, logger=CSVLogger(tmp_path, "", ""), max_epochs=1)
+    text = (tmp_path / "initialization.txt").read_text()
+    assert text == f"{callback.report}\n\nlsuv (standard deviations of outputs):\n{callback.lsuv_report}\n"
+    assert "model.0  Linear" in text
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    fit(module, WeightInitialization(), logger=CSVLogger(tmp_path / "again", "", ""))
+    assert not (tmp_path / "again" / "initialization.txt").exists(), "a trained module is not filled again"
+    settings = {"logger": CSVLogger(tmp_path / "resumed", "", ""), "ckpt": tmp_path / "a.ckpt"}
+    fit(supervised(), WeightInitialization(), **settings)
+    assert not (tmp_path / "resumed" / "initialization.txt").exists(), "the checkpoint has replaced what was filled"
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")  # it is not empty, on purpose
+def test_without_a_logger_no_file_is_written_and_a_folder_in_the_way_is_named(tmp_path):
+    fit(supervised(), WeightInitialization(), max_steps=1, default_root_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.txt"))
+    (tmp_path / "initialization.txt").mkdir()
+    with pytest.warns(UserWarning, match="could not write its report to"):
+        fit(supervised(), WeightInitialization(), max_steps=1, logger=CSVLogger(tmp_path, "", ""))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of parts that its compiler imports
+@pytest.mark.parametrize("how", ["the net in place", "the whole module"])
+def test_a_compiled_module_is_filled_as_one_that_is_not(how):
+    def start(compiled):
+        torch.manual_seed(1)
+        module, snapshot = Plain(Wrapped(network(0.0))), Snapshot()
+        if compiled and how == "the net in place":
+            module.net.compile(backend="eager")
+        given = torch.compile(module, backend="eager") if compiled and how == "the whole module" else module
+        fit(given, WeightInitialization(seed=5), snapshot, max_steps=1)
+        return snapshot.start
+
+    plain, compiled = start(False), start(True)
+    torch.compiler.reset()
+    assert same(plain, compiled)
+    assert plain["net.layers.0.weight"].std().item() == pytest.approx(math.sqrt(2 / 8), rel=0.15)
 
 
 def test_a_plan_is_read_from_yaml():

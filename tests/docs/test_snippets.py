@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from firstlight.cli._main import _parser
+
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template"
 PROJECT = TEMPLATE / "{{cookiecutter.__project_slug}}"
@@ -65,6 +67,8 @@ def test_commands_name_what_exists(page: Path, line: str) -> None:
             _check_project_command(module, arguments)
         case ["python", script] if script.endswith(".py"):
             assert (ROOT / script).is_file()
+        case ["firstlight", *arguments]:
+            _parser().parse_args(arguments)  # raises for what it does not know
         case ["cookiecutter", "./firstlight", *arguments]:
             _check_answers(arguments)
         case ["python", "-m", "venv", ".venv"] | ["cd", _] | [".", ".venv/bin/activate"] | ["git", "clone", *_]:
@@ -94,7 +98,7 @@ def _check_project_command(module: str, arguments: list[str]) -> None:
     _, _, part = module.partition(".")
     assert any((package / f"{part or '__main__'}{tag}.py").is_file() for tag in ("", ".vision"))
     if not part:
-        assert arguments[0] in ("fit", "validate", "test", "predict")
+        assert arguments[0] in ("fit", "validate", "test", "predict", "check")
         assert [word for word in arguments[1::2] if word != "--config"] == []
         for path in arguments[2::2]:
             assert (PROJECT / path).is_file()

@@ -5,6 +5,7 @@ from firstlight.callbacks._early_stopping import EarlyStopping
 from firstlight.callbacks._gradient_clipping import GradientClipping
 from firstlight.callbacks._gradient_monitor import GradientMonitor
 from firstlight.callbacks._gradient_noise import GradientNoise
+from firstlight.callbacks._health_monitor import HealthMonitor
 from firstlight.callbacks._learning_rate_scheduler import LearningRateScheduler
 from firstlight.callbacks._max_norm import MaxNorm
 from firstlight.callbacks._overfit_one_batch import OverfitOneBatch, OverfitResult
@@ -12,6 +13,7 @@ from firstlight.callbacks._prediction_samples import PredictionSamples
 from firstlight.callbacks._preflight import Preflight
 from firstlight.callbacks._progress_bar import ProgressBar
 from firstlight.callbacks._run_manifest import RunManifest
+from firstlight.callbacks._token_weighted_accumulation import TokenWeightedAccumulation
 from firstlight.callbacks._weight_ema import WeightEMA
 from firstlight.callbacks._weight_initialization import WeightInitialization
 
@@ -21,6 +23,7 @@ __all__ = [
     "GradientClipping",
     "GradientMonitor",
     "GradientNoise",
+    "HealthMonitor",
     "LearningRateScheduler",
     "MaxNorm",
     "OverfitOneBatch",
@@ -29,6 +32,7 @@ __all__ = [
     "Preflight",
     "ProgressBar",
     "RunManifest",
+    "TokenWeightedAccumulation",
     "WeightEMA",
     "WeightInitialization",
 ]

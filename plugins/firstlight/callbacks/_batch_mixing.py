@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from firstlight._require import require
+from firstlight.callbacks._shadows import Shadows
 from firstlight.mixing import CutMix, MixUp
 
 
@@ -54,12 +55,12 @@ class BatchMixing(Callback):
         self.p = p
         self.seed = seed
         self._unmixed = MixUp(alpha=0.0)
-        self._owner: Any = self  # of the hook that is wrapped
+        self._shadows = Shadows()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning asks the datamodule first, and the module only if that one does not override the hook.
         datamodule: Any = getattr(trainer, "datamodule", None)
-        self._owner = pl_module if datamodule is None else datamodule
+        owner = pl_module if datamodule is None else datamodule
         overridden = datamodule is not None and is_overridden("on_after_batch_transfer", datamodule)
         inner = (datamodule if overridden else pl_module).on_after_batch_transfer
 
@@ -67,13 +68,13 @@ class BatchMixing(Callback):
             batch = inner(batch, dataloader_idx)
             return self._mix(trainer, batch) if trainer.training else batch
 
-        self._owner.on_after_batch_transfer = on_after_batch_transfer
+        self._shadows.put(owner, "on_after_batch_transfer", on_after_batch_transfer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        vars(self._owner).pop("on_after_batch_transfer", None)
+        self._shadows.lift()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        vars(self._owner).pop("on_after_batch_transfer", None)
+        self._shadows.lift()
 
     def _mix(self, trainer: Trainer, batch: Any) -> Any:
         generator = torch.Generator().manual_seed(self._draw_seed(trainer))

@@ -6,13 +6,14 @@ from typing import Any, ClassVar, Literal, final
 
 import lightning.pytorch.callbacks as lightning_callbacks
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from firstlight._require import require
+from firstlight.callbacks._weight_ema import WeightEMA
 
 
 @final
@@ -22,7 +23,8 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
     * A decision before ``min_epochs`` or ``min_steps`` is not remembered: a run that recovers goes on.
     * ``start_epoch`` and ``start_step``: what the metric did before them does not count.
     * ``min_delta_mode="relative"``: the improvement asked for is a fraction of the best value.
-    * ``restore_best``: the best weights come back at the end of ``fit``.
+    * ``restore_best``: the best weights come back at the end of ``fit``; with :class:`WeightEMA` or Lightning's
+      ``WeightAveraging`` the best averages, which are what validation has measured.
     * ``patience`` is the constructor's after a resume too, not the checkpoint's.
     * A callback used again in a new Trainer starts afresh.
     * ``stopping_reason`` is the same on all ranks.
@@ -153,18 +155,35 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
             rank_zero_warn("EarlyStopping cannot keep the best weights of a sharded model; use ModelCheckpoint instead")
             self.restore_best = False
             return
-        state = trainer.lightning_module.state_dict()
-        self._best_weights = {name: value.detach().cpu().clone() for name, value in state.items()}
+        checkpoint = {"state_dict": trainer.lightning_module.state_dict()}
+        for averaging in _averaging(trainer):  # by now training has its own weights back; what it saves was measured
+            averaging.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint)
+        self._best_weights = {name: value.detach().cpu().clone() for name, value in checkpoint["state_dict"].items()}
         self._best_step = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if self.restore_best and self._best_weights and self._best_step != trainer.global_step:
-            pl_module.load_state_dict(self._best_weights)
+        if self._restore(trainer, pl_module):
             rank_zero_info(f"EarlyStopping: the weights are those of step {self._best_step}, the best {self.monitor}")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if _averaging(trainer):  # listed after this one it has put its last average over the best
+            self._restore(trainer, pl_module)
+
+    def _restore(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        due = self.restore_best and bool(self._best_weights) and self._best_step != trainer.global_step
+        if due:
+            pl_module.load_state_dict(self._best_weights)
+        return due
+
+
+def _averaging(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [c for c in callbacks if isinstance(c, (WeightEMA, lightning_callbacks.WeightAveraging))]
 
 
 def _may_stop(trainer: Trainer) -> bool:
-    """Whether the run has reached ``min_epochs`` and ``min_steps``, counting the epoch that is ending."""
+    """Whether the run has reached ``min_epochs`` and ``min_steps``, counting an epoch that is ending."""
     min_epochs, min_steps = trainer.min_epochs or 0, trainer.min_steps or 0
-    return trainer.current_epoch + 1 >= min_epochs and trainer.global_step >= min_steps
+    epochs = trainer.current_epoch + int(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
+    return epochs >= min_epochs and trainer.global_step >= min_steps

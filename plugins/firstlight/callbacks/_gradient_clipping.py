@@ -12,7 +12,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from firstlight._require import require
-from firstlight.callbacks._gradients import gradients, norms_of
+from firstlight.callbacks._gradients import gradients, local, loss_scale, multiply_, norms_of, scaler_of
+from firstlight.callbacks._shadows import Shadows
 
 _HISTORY = 1000  # norms that the percentile looks back on
 _WARM = 10  # steps before a percentile means anything
@@ -28,8 +29,8 @@ class GradientClipping(Callback):
 
     * ``max_norm``: scale the whole gradient down to this 2-norm (Pascanu et al. 2013, arXiv:1211.5063).
     * ``max_value``: clamp every element; it changes the direction.
-    * ``percentile``: ``max_norm`` at this percentile of the last 1000 norms, from the tenth step on (AutoClip,
-      Seetharaman et al. 2020, arXiv:2007.14469).
+    * ``percentile``: ``max_norm`` at this percentile of the last 1000 finite norms of the optimizer, from its tenth
+      step on (AutoClip, Seetharaman et al. 2020, arXiv:2007.14469).
     * ``adaptive``: per unit, the norm of a gradient is at most this fraction of the norm of its weights (AGC, Brock et
       al. 2021, arXiv:2102.06171); parameters named in ``adaptive_exclude`` are left alone, usually the last layer.
 
@@ -47,15 +48,17 @@ class GradientClipping(Callback):
         adaptive: see above.
         on_nonfinite: ``"skip"`` leaves the step out, moments and decay included, and names the parameter; it reads one
             value from the device per step, and under DDP all ranks agree, since they hold the same gradients.
-            ``"raise"`` ends the run with the same words. ``"ignore"`` looks at nothing and waits for nothing.
+            ``"raise"`` ends the run with the same words. ``"ignore"`` looks at nothing and waits for nothing, and so
+            do the other two under 16-mixed precision: there the scaler finds such steps, leaves them out and lowers
+            its scale, which is no fault.
         adaptive_exclude: ends of parameter names.
 
     Raises:
         ValueError: none or several of the four, or one out of range; ``gradient_clip_val`` on the Trainer as well.
         FloatingPointError: a gradient that is not finite, with ``on_nonfinite="raise"``.
 
-    Under manual optimization it clips when the optimizer steps. With 16-mixed precision the scaler skips steps that
-    overflow, and this callback leaves them to it.
+    Under manual optimization it clips when the optimizer steps. Under 16-mixed precision it clips the gradient without
+    the scale, of fused optimizers too.
     """
 
     role: ClassVar[str] = "actor"
@@ -86,19 +89,22 @@ class GradientClipping(Callback):
         self.adaptive_exclude = tuple(adaptive_exclude)
         self.skipped_steps = 0
         self._names: dict[int, str] = {}
+        self._shadows = Shadows()
         self._forget()
 
     def _forget(self) -> None:
         self.skipped_steps = 0
-        self._norms = torch.full((_HISTORY,), torch.nan)  # a ring of recent norms; moves to the gradients' device
-        self._seen = 0
+        # By number of the optimizer: a ring of recent norms, on the gradients' device, and how many there have been.
+        self._norms: dict[int, Tensor] = {}
+        self._seen: dict[int, int] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skipped_steps": self.skipped_steps, "norms": self._norms.cpu(), "seen": self._seen}
+        norms = {number: ring.cpu() for number, ring in self._norms.items()}
+        return {"skipped_steps": self.skipped_steps, "norms": norms, "seen": dict(self._seen)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.skipped_steps, self._seen = int(state_dict["skipped_steps"]), int(state_dict["seen"])
-        self._norms = state_dict["norms"].clone()
+        self.skipped_steps, self._seen = int(state_dict["skipped_steps"]), dict(state_dict["seen"])
+        self._norms = {number: ring.clone() for number, ring in state_dict["norms"].items()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.global_step == 0:
@@ -118,20 +124,23 @@ class GradientClipping(Callback):
             def configure_gradient_clipping(optimizer: Optimizer, *_: Any, **__: Any) -> None:
                 self._clip(trainer, optimizer)
 
-            pl_module.configure_gradient_clipping = configure_gradient_clipping  # type: ignore[method-assign]
+            self._shadows.put(pl_module, "configure_gradient_clipping", configure_gradient_clipping)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if not pl_module.automatic_optimization:
             self._clip(trainer, optimizer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.__dict__.pop("configure_gradient_clipping", None)
+        self._shadows.lift()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        pl_module.__dict__.pop("configure_gradient_clipping", None)
+        self._shadows.lift()
 
     @torch.no_grad()
     def _clip(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        scaler = scaler_of(trainer)
+        if loss_scale(trainer, optimizer) is not None:
+            scaler.unscale_(optimizer)  # the fused step then finds nothing left to take out
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.is_sparse:
@@ -140,31 +149,32 @@ class GradientClipping(Callback):
         if not grads:
             return
         total = torch.linalg.vector_norm(norms_of(grads))
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if self.on_nonfinite != "ignore" and not scaled and not bool(torch.isfinite(total)):
+        if self.on_nonfinite != "ignore" and scaler is None and not bool(torch.isfinite(total)):
             self._refuse(trainer, optimizer, owners, grads)
             return
         if self.max_norm is not None:
             _scale_to(grads, total, self.max_norm)
         elif self.max_value is not None:
-            local = _local(grads)
-            torch._foreach_clamp_max_(local, self.max_value)
-            torch._foreach_clamp_min_(local, -self.max_value)
+            shards = local(grads)
+            torch._foreach_clamp_max_(shards, self.max_value)
+            torch._foreach_clamp_min_(shards, -self.max_value)
         elif self.percentile is not None:
-            self._by_percentile(grads, total)
+            number = next((n for n, known in enumerate(trainer.optimizers) if known is optimizer), 0)
+            self._by_percentile(number, grads, total)
         else:
             assert self.adaptive is not None
             for parameter, gradient in zip(owners, grads, strict=True):
                 if not self._names.get(id(parameter), "").endswith(self.adaptive_exclude or ("\0",)):
                     _clip_units(parameter, gradient, self.adaptive)
 
-    def _by_percentile(self, grads: list[Tensor], total: Tensor) -> None:
+    def _by_percentile(self, number: int, grads: list[Tensor], total: Tensor) -> None:
         assert self.percentile is not None
-        self._norms = self._norms.to(total.device)
-        self._norms[self._seen % _HISTORY] = total
-        self._seen += 1
-        if self._seen >= _WARM:
-            _scale_to(grads, total, torch.nanquantile(self._norms, self.percentile / 100))
+        ring, seen = self._norms.get(number), self._seen.get(number, 0)
+        ring = total.new_full((_HISTORY,), torch.nan) if ring is None else ring.to(total.device)
+        ring[seen % _HISTORY] = torch.where(torch.isfinite(total), total, torch.nan)
+        self._norms[number], self._seen[number] = ring, seen + 1
+        if seen + 1 >= _WARM:
+            _scale_to(grads, total, torch.nanquantile(ring, self.percentile / 100))
 
     def _refuse(self, trainer: Trainer, optimizer: Optimizer, owners: list[nn.Parameter], grads: list[Tensor]) -> None:
         names = [
@@ -185,19 +195,7 @@ class GradientClipping(Callback):
 
 def _scale_to(grads: list[Tensor], total: Tensor, limit: Tensor | float) -> None:
     """Scale by ``min(1, limit / total)``, as torch does it."""
-    coefficient = torch.clamp(limit / (total + _EPS), max=1.0)
-    for device, dtype in {(gradient.device, gradient.dtype) for gradient in grads}:
-        some = _local([gradient for gradient in grads if (gradient.device, gradient.dtype) == (device, dtype)])
-        if dtype == torch.float16:  # a coefficient below 6e-5 loses its digits there
-            for gradient in some:
-                gradient.copy_(gradient.float() * coefficient.to(device))
-        else:
-            torch._foreach_mul_(some, coefficient.to(device, dtype))
-
-
-def _local(grads: list[Tensor]) -> list[Tensor]:
-    """Return the shards that this rank holds, which share memory with the gradients."""
-    return [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in grads]
+    multiply_(grads, torch.clamp(limit / (total + _EPS), max=1.0))
 
 
 def _clip_units(parameter: Tensor, gradient: Tensor, fraction: float) -> None:

@@ -8,12 +8,14 @@ from typing import Any, ClassVar, Literal, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateFinder, Timer
+from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
 from firstlight._require import require
+from firstlight.callbacks._shadows import Shadows
 from firstlight.schedules import Schedule
 
 _Group = dict[str, Any]
@@ -24,10 +26,12 @@ class LearningRateScheduler(Callback):
     """Set the learning rate of every parameter group to its base rate times ``schedule``.
 
     The rate of a step is a function of the step alone: a run that was stopped anywhere and resumed has the rates of
-    the unbroken one. Groups keep the ratios of their base rates; groups added later join at the current factor.
+    the unbroken one. Groups keep the ratios of their base rates; groups added later join at the current factor. The
+    clock is ``trainer.global_step``, which under 16-mixed precision also counts the steps that the scaler skips; under
+    manual optimization each optimizer has a clock of its own. What ``LearningRateFinder`` suggests becomes the base.
 
     Role: actor; it changes the learning rates and nothing else.
-    Reads: ``trainer.global_step``; under manual optimization it counts the steps of each optimizer.
+    Reads: ``trainer.global_step``; under manual optimization the steps of each optimizer.
     Writes: ``lr`` and ``initial_lr`` of the parameter groups, before the first step and after each one.
     Logs: ``lr/<group name>``, the rate of the step just taken.
 
@@ -66,15 +70,17 @@ class LearningRateScheduler(Callback):
     def _forget(self) -> None:
         self._resolved: Schedule | None = None
         self._total: int | None = None
+        self._optimizers: list[Optimizer] = []
         self._bases: list[list[float]] = []
         self._written: dict[int, float] = {}  # by id of the group: what we wrote last, to notice other writers
-        self._released: set[int] = set()
+        self._released: set[tuple[int, int]] = set()  # optimizer and group that somebody else took over
         self._applied: dict[int, float] = {}
         self._steps: list[int] = []  # steps of each optimizer, under manual optimization
         self._undo: list[Callable[[], None]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": list(self._steps), "bases": [list(rates) for rates in self._bases], "total": self._total}
+        bases, released = [list(rates) for rates in self._bases], [list(group) for group in sorted(self._released)]
+        return {"steps": list(self._steps), "bases": bases, "total": self._total, "released": released}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = dict(state_dict)
@@ -90,12 +96,16 @@ class LearningRateScheduler(Callback):
             )
         if self.compose and not pl_module.automatic_optimization:
             raise ValueError("compose='multiply' needs automatic optimization; remove one of the two schedulers")
-        self._bases = [[_base(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
-        self._steps = [0] * len(trainer.optimizers)
+        self._adopt(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loaded = self._loaded if trainer.global_step > 0 else {}  # LearningRateFinder loads states at step 0
         self._loaded = {}
+        if trainer.global_step == 0:  # what a callback set since fit began counts
+            self._optimizers = []
+            self._adopt(trainer)
+        self._bases = _found(trainer, pl_module) or self._bases
+        self._released = {(index, number) for index, number in loaded.get("released", [])}
         if loaded.get("bases") and self.on_resume == "checkpoint":
             self._bases = [list(rates) for rates in loaded["bases"]]
         # Not earlier: asking for the length of the run builds the loaders, and a loader built before its state is
@@ -104,8 +114,8 @@ class LearningRateScheduler(Callback):
         if not pl_module.automatic_optimization:
             steps = loaded.get("steps") or [trainer.global_step // max(1, len(self._steps))] * len(self._steps)
             self._steps = list(steps)
-            for index, optimizer in enumerate(trainer.optimizers):
-                self._count(index, optimizer)
+            for index in range(len(self._steps)):
+                self._count(index)
         if self.compose == "multiply":
             self._wrap_optimizer_step(trainer, pl_module)
             return
@@ -113,9 +123,14 @@ class LearningRateScheduler(Callback):
         self._write(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        # Groups that joined since the last step (unfreezing) must not take their first step at the raw rate.
-        if self.compose is None and any(
-            len(bases) != len(known.param_groups) for known, bases in zip(trainer.optimizers, self._bases, strict=True)
+        # Groups that joined since the last step (unfreezing), and other optimizers, must not take their first step at
+        # the raw rate.
+        if self.compose is None and (
+            trainer.optimizers != self._optimizers
+            or any(
+                len(bases) != len(known.param_groups)
+                for known, bases in zip(self._optimizers, self._bases, strict=True)
+            )
         ):
             self._write(trainer, pl_module)
 
@@ -130,6 +145,7 @@ class LearningRateScheduler(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._release()
+        self._optimizers = []  # their state is large, and the callback may live on
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._release()
@@ -139,11 +155,31 @@ class LearningRateScheduler(Callback):
             undo()
         self._undo = []
 
+    def _adopt(self, trainer: Trainer) -> None:
+        """Take the rates of optimizers that were not there before as their base rates."""
+        known = {id(optimizer): bases for optimizer, bases in zip(self._optimizers, self._bases, strict=False)}
+        self._optimizers = list(trainer.optimizers)
+        self._bases = [
+            known.get(id(optimizer)) or [_base(group) for group in optimizer.param_groups]
+            for optimizer in self._optimizers
+        ]
+        self._steps = (self._steps + [0] * len(self._optimizers))[: len(self._optimizers)]
+        if self._undo and self.compose is None:  # under manual optimization: count the steps of the new ones
+            self._release()
+            for index in range(len(self._optimizers)):
+                self._count(index)
+
     def _resolve(self, trainer: Trainer, checkpointed: int | None) -> None:
         batches = trainer.num_training_batches
-        accumulate = trainer.accumulate_grad_batches
+        factors = _accumulation(trainer)
+        accumulate = factors[0]
         per_epoch = None if math.isinf(batches) else math.ceil(batches / accumulate)
         self._resolved = self.schedule.resolve(steps_per_epoch=per_epoch, steps_per_batch=1.0 / accumulate)
+        if len(set(factors)) > 1 and self._resolved != self.schedule:
+            raise ValueError(
+                f"{self.schedule} counts epochs or batches, and GradientAccumulationScheduler changes how many "
+                "optimizer steps those are; give durations in steps or as fractions of the run"
+            )
         self._total = self.total_steps
         if self.on_resume == "checkpoint" and checkpointed is not None:
             self._total = checkpointed
@@ -159,26 +195,28 @@ class LearningRateScheduler(Callback):
         return self._resolved.factor(trainer.global_step if automatic else self._steps[index], self._total)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.optimizers != self._optimizers:  # somebody put others in their place
+            self._adopt(trainer)
         for index, optimizer in enumerate(trainer.optimizers):
             factor = self._factor(trainer, index)
             bases = self._bases[index]
             for number, group in enumerate(optimizer.param_groups):
                 if number >= len(bases):
                     bases.append(_base(group))
-                if self._is_ours(group):
+                if self._is_ours(group, (index, number)):
                     rate = bases[number] * factor
                     group["initial_lr"] = bases[number]
                     _set_rate(group, rate)
                     self._written[id(group)] = rate
 
-    def _is_ours(self, group: _Group) -> bool:
+    def _is_ours(self, group: _Group, place: tuple[int, int]) -> bool:
         """Whether nobody else wrote the rate of ``group`` since we did; if someone has, it is theirs from now on."""
         last = self._written.get(id(group))
-        if id(group) in self._released:
+        if place in self._released:
             return False
         if last is None or isinstance(group["lr"], Tensor) or group["lr"] == last:
             return True
-        self._released.add(id(group))
+        self._released.add(place)
         rank_zero_warn(
             f"LearningRateScheduler: something else set the learning rate of group {group.get('name', '?')!r} to "
             f"{group['lr']:.3g} (the schedule had {last:.3g}); the schedule leaves this group alone from now on"
@@ -195,11 +233,11 @@ class LearningRateScheduler(Callback):
                 rates.append((f"lr/{index}/{name}" if several else f"lr/{name}", float(rate)))
         return rates
 
-    def _count(self, index: int, optimizer: Optimizer) -> None:
+    def _count(self, index: int) -> None:
         def stepped(*_: object) -> None:
             self._steps[index] += 1
 
-        self._undo.append(optimizer.register_step_post_hook(stepped).remove)
+        self._undo.append(self._optimizers[index].register_step_post_hook(stepped).remove)
 
     def _announce_jump(self, trainer: Trainer, before: int | None) -> None:
         if before is None or self._total is None or before == self._total or not self._bases[0]:
@@ -225,8 +263,9 @@ class LearningRateScheduler(Callback):
                 for group, rate in zip(groups, undamped, strict=True):
                     _set_rate(group, rate)
 
-        pl_module.optimizer_step = optimizer_step  # type: ignore[method-assign]
-        self._undo.append(lambda: pl_module.__dict__.pop("optimizer_step", None))
+        shadows = Shadows()
+        shadows.put(pl_module, "optimizer_step", optimizer_step)
+        self._undo.append(shadows.lift)
 
 
 def _base(group: _Group) -> float:
@@ -241,22 +280,50 @@ def _set_rate(group: _Group, rate: float) -> None:
         group["lr"] = rate
 
 
+def _found(trainer: Trainer, pl_module: LightningModule) -> list[list[float]] | None:
+    """Return base rates with LearningRateFinder's suggestion; it sets every group to the one number that it found."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    several = any(len(optimizer.param_groups) > 1 for optimizer in trainer.optimizers)
+    if not several or not any(isinstance(callback, LearningRateFinder) for callback in callbacks):
+        return None
+    # The module's attribute holds the suggestion by now: its own code says what that means for each group.
+    fresh, _ = _init_optimizers_and_lr_schedulers(pl_module)
+    return [[_base(group) for group in optimizer.param_groups] for optimizer in fresh]
+
+
+def _accumulation(trainer: Trainer) -> list[int]:
+    """Return how many batches make a step in each epoch of the run; one number if it is always the same."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            epochs = max(callback.epochs[-1] + 1, trainer.max_epochs or 0)
+            factors = [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
+            return factors if len(set(factors)) > 1 else factors[:1]
+    return [int(trainer.accumulate_grad_batches)]
+
+
 def _estimated_steps(trainer: Trainer, schedule: Schedule) -> int:
     """Return the length of the run in optimizer steps, or raise with the reason why it is not known."""
-    why = None
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(c, GradientAccumulationScheduler) and len(c.scheduling) > 1 for c in callbacks):
-        why = "GradientAccumulationScheduler changes the number of steps per epoch"
-    if why is None:
-        steps = trainer.estimated_stepping_batches
-        if steps not in (-1, float("inf")):
-            return int(steps)
-        why = (
-            "the train loader has no length"
-            if math.isinf(trainer.num_training_batches)
-            else "max_epochs=-1 and max_steps=-1 set no end"
-        )
+    batches, epochs, limit = trainer.num_training_batches, trainer.max_epochs, trainer.max_steps
+    steps = math.inf
+    if epochs not in (None, -1) and not math.isinf(batches):
+        # Not the Trainer's own estimate: it does not see GradientAccumulationScheduler.
+        factors = _accumulation(trainer)
+        per_epoch = factors[:epochs] if len(factors) > 1 else factors * (epochs or 1)
+        steps = sum(math.ceil(batches / accumulate) for accumulate in per_epoch)
+    several = 1 if trainer.lightning_module.automatic_optimization else len(trainer.optimizers)
+    if several > 1 and limit != -1 and limit < steps * several:
+        why = f"max_steps={limit} counts the steps of all {several} optimizers; pass total_steps=, those of one, to"
+    elif limit != -1 or not math.isinf(steps):
+        return int(min(steps, math.inf if limit == -1 else limit))
+    else:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        why = "max_epochs=-1 and max_steps=-1 set no end"
+        if epochs not in (None, -1):
+            why = "the train loader has no length"
+        elif any(isinstance(callback, Timer) for callback in callbacks):
+            why = "max_time ends it by the clock"
+        why += "; set max_steps= on the Trainer, or pass total_steps= to"
     raise ValueError(
-        f"{type(schedule).__name__} needs the length of the run, and it is not known: {why}; pass total_steps= to "
-        "LearningRateScheduler, or set max_steps= on the Trainer"
+        f"{type(schedule).__name__} needs the length of the run, and it is not known: {why} LearningRateScheduler"
     )

@@ -52,6 +52,10 @@ class PredictionSamples(Callback):
         self._samples: list[dict[str, Tensor]] = []
         self._matrix: Tensor | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier run."""
+        self._aside, self._logged, self._matrix = False, True, None
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start over."""
         self._counting = not trainer.sanity_checking and not self._aside

@@ -84,12 +84,16 @@ def collect(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "gradient_clip_val": trainer.gradient_clip_val,
         },
-        "model": {"class": type(pl_module).__qualname__, "hparams": redact(dict(pl_module.hparams))}
+        "model": {"class": type(pl_module).__qualname__, "hparams": redact(_hparams(pl_module))}
         | {"parameters": sum(p.numel() for p in pl_module.parameters() if not _is_lazy(p))},
         "data": {"class": type(datamodule).__qualname__ if datamodule else None}
-        | {"hparams": redact(dict(datamodule.hparams)) if datamodule else {}, "fingerprint": _fingerprint(datamodule)},
+        | {"hparams": redact(_hparams(datamodule)), "fingerprint": _fingerprint(datamodule)},
         "packages": {d.metadata["Name"]: d.version for d in sorted(metadata.distributions(), key=lambda d: d.name)},
     }
+
+
+def _hparams(owner: Any) -> dict[str, Any]:
+    return dict(getattr(owner, "_hparams", {}))  # the property would write an attribute where there is none
 
 
 def _fingerprint(datamodule: Any) -> Any:

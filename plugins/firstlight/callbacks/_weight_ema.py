@@ -59,10 +59,6 @@ class WeightEMA(Callback):
         self._last_step = 0
         self._aside = False
 
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(decay=self.decay)
-
     def state_dict(self) -> dict[str, Any]:
         return {"averages": {name: average.cpu() for name, average in self._averages.items()}}
 
@@ -97,8 +93,10 @@ class WeightEMA(Callback):
         step = trainer.global_step
         if self._aside or step == self._last_step:
             return  # inside an accumulation window
-        self._last_step = step
-        if step <= self.start_step or (step - self.start_step) % self.every_n_steps:
+        before, self._last_step = max(self._last_step, self.start_step), step
+        # Several optimizers make several steps a batch: what counts is whether a multiple lies between.
+        start, every = self.start_step, self.every_n_steps
+        if step <= start or (step - start) // every == (before - start) // every:
             return
         if not self._averages:
             self._averages = {name: _wide(value).clone() for name, value in _floating_state(pl_module).items()}

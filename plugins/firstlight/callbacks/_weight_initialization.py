@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, final
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
 from firstlight._rng import isolated_rng
 from firstlight.callbacks._sample_batch import sample_batch
+from firstlight.callbacks._shadows import Shadows
 from firstlight.initializers import InitPlan, InitReport, InitRule, initialize_, lsuv_
 
-_MARK = "_firstlight_initialized"
+_DONE: WeakSet[LightningModule] = WeakSet()  # modules that have been filled: a later fit leaves them alone
 
 
 @final
@@ -32,7 +35,8 @@ class WeightInitialization(Callback):
     Role: actor; it fills parameters, once. It draws from a generator of its own, so the order of the data and every
     other random number stay what they were.
     Reads: the layers of the module; with ``lsuv`` one batch of the training data. Writes: their parameters.
-    Logs: nothing; the reports are ``callback.report`` and ``callback.lsuv_report``.
+    Logs: nothing; the reports are ``callback.report`` and ``callback.lsuv_report``, are printed, and where there is a
+    logger stand in ``initialization.txt`` in the run folder (``trainer.log_dir``).
 
     Args:
         plan: default :meth:`firstlight.initializers.InitPlan.recommended`.
@@ -60,9 +64,11 @@ class WeightInitialization(Callback):
         self.seed = seed
         self.report: InitReport | None = None
         self.lsuv_report: InitReport | None = None
+        self._unwritten = False
+        self._shadows = Shadows()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or getattr(pl_module, _MARK, False):
+        if stage != "fit" or pl_module in _DONE:
             return
         if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
             return  # sharded: the weights are real, and the checkpoint not yet read, in on_fit_start
@@ -70,22 +76,32 @@ class WeightInitialization(Callback):
 
         def configure_then_initialize() -> None:
             # Lightning calls this hook after every setup() and before it restores weights.
-            pl_module.__dict__.pop("configure_model", None)
+            self._shadows.lift()
             configure_model()
             self._initialize(trainer, pl_module)
 
-        pl_module.configure_model = configure_then_initialize  # type: ignore[method-assign]
+        self._shadows.put(pl_module, "configure_model", configure_then_initialize)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         sharded = isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy))
-        if sharded and not getattr(pl_module, _MARK, False):
+        if sharded and pl_module not in _DONE:
             rank_zero_warn(
                 f"WeightInitialization stands aside under {type(trainer.strategy).__name__}: a shard does not know its "
                 "fans; call firstlight.initializers.initialize_ in configure_model, before the model is sharded"
             )
+        # A checkpoint has replaced what was filled: the record of how the run began stays.
+        fresh = self._unwritten and trainer.ckpt_path is None
+        self._unwritten = False
+        if fresh and trainer.loggers and not getattr(trainer, "fast_dev_run", False):
+            folder = trainer.log_dir  # on all ranks: it is a broadcast
+            if folder is not None:
+                self._write_report(Path(folder))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        pl_module.__dict__.pop("configure_model", None)
+        self._shadows.lift()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._shadows.lift()
 
     def _initialize(self, trainer: Trainer, pl_module: LightningModule) -> None:
         plan = self.plan or InitPlan.recommended()
@@ -104,10 +120,21 @@ class WeightInitialization(Callback):
             self.report = initialize_(pl_module, plan)
             if self.lsuv:
                 self.lsuv_report = _lsuv(trainer, pl_module, skip=[_literal(row.name) for row in self.report.skipped])
-        setattr(pl_module, _MARK, True)
-        rank_zero_info(f"WeightInitialization:\n{self.report}")
-        if self.lsuv_report is not None:
-            rank_zero_info(f"WeightInitialization, lsuv (standard deviations of outputs):\n{self.lsuv_report}")
+        _DONE.add(pl_module)
+        self._unwritten = True
+        rank_zero_info(f"WeightInitialization:\n{self._text()}")
+
+    def _text(self) -> str:
+        lsuv = f"\n\nlsuv (standard deviations of outputs):\n{self.lsuv_report}" if self.lsuv_report else ""
+        return f"{self.report}{lsuv}"
+
+    @rank_zero_only
+    def _write_report(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "initialization.txt").write_text(self._text() + "\n", encoding="utf-8")
+        except OSError as error:
+            rank_zero_warn(f"WeightInitialization could not write its report to {folder}: {error}")
 
     def state_dict(self) -> dict[str, Any]:
         return {}

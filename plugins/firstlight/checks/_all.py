@@ -8,16 +8,24 @@ from firstlight.checks import _loss as loss
 from firstlight.checks import _model as model
 from firstlight.checks import _progress as progress
 from firstlight.checks import _update as update
+from firstlight.checks import _watch as watch
 from firstlight.checks._check import Check
 
-CHECKS: tuple[Check, ...] = tuple(
-    sorted(
-        (
-            value()
-            for room in (data, model, loss, gradient, update, progress)
-            for value in vars(room).values()
-            if isinstance(value, type) and issubclass(value, Check) and value is not Check
-        ),
-        key=lambda check: check.code,
-    )
+
+def _in(*rooms: object) -> tuple[Check, ...]:
+    found = [value for room in rooms for value in vars(room).values() if isinstance(value, type)]
+    checks = [value() for value in found if issubclass(value, Check) and value is not Check]
+    return tuple(sorted(checks, key=lambda check: check.code))
+
+
+CHECKS = _in(data, model, loss, gradient, update, progress)
+"""What is asked before training."""
+
+WATCH_CHECKS = (
+    model.DeadUnits(),
+    model.Saturation(),
+    gradient.Vanishing(),
+    update.NeverMoves(),
+    *_in(watch),
 )
+"""What is asked while training."""

@@ -96,29 +96,30 @@ class ColumnScale(Check):
 
 @final
 class TargetScale(Check):
-    """Targets of a regression are far from unit scale.
+    """Targets of a regression are far from unit scale, or far from zero.
 
-    Rule: their standard deviation is above 10 or below 0.01, and the batch of the pair is not learned.
+    Rule: their standard deviation is above 10 or below 0.01, or their mean is more than 30 deviations from zero, and
+    the trial does not get one batch below half of the best constant's loss; an error.
     Evidence: a faulty set-up shows 7.5e4; healthy ones about 1.
-    Known false alarms: a module that scales targets inside its step; there the batch is learned, and nothing is said.
+    Known false alarms: a module that scales targets inside its step learns its batch, and nothing is said.
     """
 
     code, name, title, rank = "FL104", "target_scale", "targets have unit scale", 11
     needs = ("targets/std",)
-    why = (
-        "A fresh network gives values about one; to reach such targets its last layer must travel for most of the run."
-    )
+    why = "A fresh network gives values about one: to reach such targets its last layer travels for most of the run."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         std, mean = evidence["targets/std"], evidence["targets/mean"]
-        if 0.01 <= std <= 10 or std != std:
+        far = abs(mean) > 30 * std and abs(mean) > 10
+        if std != std or not (std > 10 or std < 0.01 or far):
             return
-        suffers = evidence.get("pair/own", 1.0) > 0.5
+        constant, ended = evidence.get("loss/constant"), evidence.get("pair/own_loss")
+        left = ended / constant if constant and ended is not None else evidence.get("pair/own", 1.0)
         yield self.finding(
-            Severity.ERROR if suffers else Severity.INFO,
+            Severity.ERROR if not left <= 0.5 else Severity.INFO,
             value=std,
-            threshold="0.01 to 10",
-            message=f"targets have standard deviation {std:.4g} (mean {mean:.4g})",
+            threshold="0.01 to 10, mean near 0",
+            message=f"targets have standard deviation {std:.4g} and mean {mean:.4g}",
             advice=f"standardize targets: (y - {mean:.4g}) / {std:.4g}, and undo it for the metric",
         )
 
@@ -310,6 +311,30 @@ class NoLabelSignal(Check):
                 where="the training labels",
                 message=f"near inputs do not have like labels (gain {gain:.2g}, p = {p_value:.2f}){told}",
                 advice="see where inputs and labels are joined: was one of them shuffled, sorted or filtered alone?",
+            )
+
+
+@final
+class TargetCopiesInput(Check):
+    """Targets that are the inputs themselves, token by token.
+
+    Rule: the whole-number targets equal the tokens that the network is given, in every place; an error.
+    Known false alarms: masked models, which hide some tokens, differ in those.
+    """
+
+    code, name, title, rank = "FL113", "target_copies_input", "targets are not the inputs", 5
+    needs = ("targets/copy_inputs",)
+    why = "The answer stands in the input: the model learns to copy it, and nothing about what comes next."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        if evidence["targets/copy_inputs"]:
+            yield self.finding(
+                Severity.ERROR,
+                value="equal",
+                threshold="different",
+                where="the targets",
+                message="every target is the token that stands in the same place of the input",
+                advice="shift the targets by one: inputs tokens[:, :-1], targets tokens[:, 1:]",
             )
 
 

@@ -154,3 +154,28 @@ class ClipTiny(Check):
                 message=f"the clipping norm {clip:.3g} is {share:.2g} of the usual gradient norm",
                 advice=f"clip at about the 90th percentile of the norm: {norms[int(0.9 * (len(norms) - 1))]:.3g}",
             )
+
+
+@final
+class NonfiniteGradient(Check):
+    """A finite loss with a gradient that is not.
+
+    Rule: the loss of the first batches is finite, and the gradient of a parameter holds NaN or infinity; an error.
+    Known false alarms: none known.
+    """
+
+    code, name, title, rank = "FL406", "nonfinite_gradient", "the first gradients are finite", 5
+    needs = ("gradient/nonfinite", "loss/finite")
+    why = "The first step turns the weights into NaN, though the loss looks well."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        names = evidence["gradient/nonfinite"]
+        if names and evidence["loss/finite"]:
+            yield self.finding(
+                Severity.ERROR,
+                value=float(len(names)),
+                threshold=0.0,
+                where=names[0],
+                message=f"the gradient of {some(names)} is not finite",
+                advice="look for sqrt or norm at 0, 0 * inf, and torch.where over a branch that is not finite",
+            )

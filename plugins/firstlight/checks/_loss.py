@@ -213,3 +213,91 @@ class LossDetached(Check):
                 message="the loss that training_step returns has no gradient",
                 advice="look for detach(), .item(), numpy(), argmax or torch.no_grad on the way to the loss",
             )
+
+
+@final
+class Misaligned(Check):
+    """A target pulls at the outputs of another sample or position.
+
+    Rule: at level outputs, another class in one place of the targets changes the pull on the outputs of a different
+    place more than on its own; or, where targets are the inputs shifted, not of the place at the same distance for
+    three places; an error.
+    Known false alarms: none known.
+    """
+
+    code, name, title, rank = "FL308", "misaligned", "targets meet their outputs", 8
+    needs = ("loss/offsets",)
+    why = "Every output is trained towards the answer to another question."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        offsets = evidence["loss/offsets"]
+        same_sample = all(offset[0] == 0 for offset in offsets)
+        constant = all(offset == offsets[0] for offset in offsets)
+        own = evidence.get("loss/own_targets", True)
+        if not (same_sample and constant and (not own or not any(offsets[0]))):
+            yield self.finding(
+                Severity.ERROR,
+                value=str(offsets),
+                threshold="0 everywhere" if own else "constant",
+                where="the loss",
+                message=f"targets pull at outputs elsewhere: {offsets} places away",
+                advice="bring classes into dimension 1 by transpose(1, 2), not by reshape; look for roll and flip",
+            )
+
+
+@final
+class HeadClipped(Check):
+    """Logits that cannot be negative, or not positive.
+
+    Rule: with parameters of any size no output goes below zero (or none above), though a cross-entropy takes them for
+    logits; a warning.
+    Known false alarms: none known; log-probabilities are never positive, and are not named.
+    """
+
+    code, name, title, rank = "FL309", "head_clipped", "logits have both signs", 46
+    needs = ("network/reach", "loss/takes_logits")
+    why = "Half of the range is missing: classes whose unit is at its end get no gradient."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        low, high = evidence["network/reach"]
+        half = (low is not None and low >= -1e-6 and high is None) or (
+            high is not None and high <= 1e-6 and low is None
+        )
+        if half and evidence["loss/takes_logits"] and not evidence.get("network/log_simplex"):
+            yield self.finding(
+                Severity.WARNING,
+                value=f"{'-inf' if low is None else 0} to {'inf' if high is None else 0}",
+                threshold="-inf to inf",
+                where="the last module",
+                message="the outputs that cross-entropy takes for logits have one sign only",
+                advice="remove the activation at the end of the model",
+            )
+
+
+@final
+class PenaltyDominates(Check):
+    """A penalty that is all that is learned.
+
+    Rule: at the start more than half of the loss does not come from torch's loss functions, and after the trial the
+    loss is down by half while the task's part is not below 90 % of its start; an error.
+    Known false alarms: losses that are written out by hand and stand beside a small one of torch's.
+    """
+
+    code, name, title, rank = "FL310", "penalty_dominates", "the task outweighs penalties", 39
+    needs = ("loss/initial", "loss/task", "pair/task_end", "pair/own_loss")
+    why = "The optimizer shrinks the weights, since that lowers the loss more than the task does."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        total, task, end = evidence["loss/initial"], evidence["loss/task"], evidence["pair/task_end"]
+        if task is None or not total > 0 or not task > 0:
+            return
+        share = 1 - task / total
+        if share > 0.5 and end > 0.9 * task and evidence["pair/own_loss"] < 0.5 * total:
+            yield self.finding(
+                Severity.ERROR,
+                value=share,
+                threshold=0.5,
+                where="the loss",
+                message=f"{share:.0%} of the first loss is not the task's, whose part went {task:.3g} -> {end:.3g}",
+                advice="lower the weight of the penalty until it is a small part of the first loss",
+            )

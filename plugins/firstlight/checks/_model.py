@@ -96,7 +96,7 @@ class Saturation(Check):
 class SymmetricInit(Check):
     """All units of a layer start the same.
 
-    Rule: all rows of a weight are equal and not zero; an error.
+    Rule: all rows of a weight are equal, and not zero; or a weight is zero and no gradient ever reaches it; an error.
     Known false alarms: a scale that is meant to start level; weights of one element a row are not looked at.
     """
 
@@ -105,7 +105,10 @@ class SymmetricInit(Check):
     why = "Units that start alike get the same gradient and stay alike: the layer is one unit wide."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
-        names = evidence["model/identical_rows"]
+        reached = {*evidence.get("pair/reached", ()), *evidence.get("pair/reference_reached", ())}
+        # A last layer or a branch that starts at zero opens in a few steps; where no gradient comes, none will.
+        shut = [name for name in evidence.get("model/zero", ()) if name not in reached]
+        names = evidence["model/identical_rows"] + (shut if "pair/own" in evidence else [])
         if names:
             yield self.finding(
                 Severity.ERROR,
@@ -121,8 +124,9 @@ class SymmetricInit(Check):
 class ConstantOutput(Check):
     """The outputs are the same for every input.
 
-    Rule: over all samples seen no output varies by more than a millionth of the outputs' size; an error if a gradient
-    reaches no weight or the batch is not learned (a last layer that starts at zero is constant too, and learns).
+    Rule: over all samples seen no output varies by more than a millionth of the outputs' size, and the batch is not
+    learned (a last layer that starts at zero is constant too, and learns); or by more than a thousandth, and the user's
+    optimizer gets nowhere; an error.
     Known false alarms: none known.
     """
 
@@ -132,7 +136,8 @@ class ConstantOutput(Check):
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         variation = evidence["network/variation"]
-        if variation < 1e-6 and evidence.get("pair/own", 1.0) > 0.5:
+        nearly = variation < 1e-3 and evidence.get("pair/own", 0.0) > 0.9
+        if nearly or (variation < 1e-6 and evidence.get("pair/own", 1.0) > 0.5):
             shape = evidence.get("network/shape", [])
             single = evidence.get("network/simplex") and shape[-1:] == [1]
             advice = (
@@ -287,8 +292,8 @@ class StuckStatistics(Check):
 class EvalMode(Check):
     """Trainable layers that are in eval mode while the module trains.
 
-    Rule: a layer with trainable parameters of its own is in eval mode when training begins; a fact, or an error if it
-    keeps running statistics that do not fit.
+    Rule: a layer with trainable parameters of its own is in eval mode when training begins; a fact, or a warning if all
+    layers are.
     Known false alarms: frozen batch norm whose scale is trained.
     """
 
@@ -300,7 +305,7 @@ class EvalMode(Check):
         names = evidence["model/in_eval_mode"]
         if names:
             yield self.finding(
-                Severity.INFO,
+                Severity.WARNING if evidence.get("model/in_eval") else Severity.INFO,
                 value=float(len(names)),
                 threshold=0.0,
                 where=names[0],
@@ -332,4 +337,55 @@ class Unregistered(Check):
                 where=names[0],
                 message=f"{some(names)} want gradients and are not among the module's parameters",
                 advice="use nn.ModuleList, nn.ModuleDict or nn.ParameterList in place of a list or dict",
+            )
+
+
+@final
+class BadInit(Check):
+    """Initial weights from which the user's optimizer gets nowhere, though from others it learns.
+
+    Rule: the user's optimizer does not learn one batch, and with weights of ``initialize_`` on a copy it does, at the
+    same rate; an error.
+    Known false alarms: none known.
+    """
+
+    code, name, title, rank = "FL213", "bad_init", "initial weights can be trained", 35
+    needs = ("pair/initialized",)
+    why = "The signal dies, or everything saturates, before the first step; no learning rate mends that."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        share = evidence["pair/initialized"]
+        if share < 0.5:
+            yield self.finding(
+                Severity.ERROR,
+                value=evidence.get("pair/own", 1.0),
+                threshold=0.9,
+                message=f"from these weights {evidence.get('pair/own_name', 'it')} does not learn one batch, "
+                f"from fresh ones it gets to {share:.2g} of the best constant's loss",
+                advice="initialize after what each layer feeds: firstlight.initializers.initialize_(module)",
+            )
+
+
+@final
+class MostlyFrozen(Check):
+    """Too little is trainable to learn anything.
+
+    Rule: less than a hundredth of the parameters are trainable, and neither optimizer learns one batch; an error.
+    Known false alarms: none known; a frozen trunk whose head learns is not named.
+    """
+
+    code, name, title, rank = "FL214", "mostly_frozen", "enough is trainable", 50
+    needs = ("model/parameters", "model/trainable", "pair/own")
+    why = "What is frozen stays as it is, and the rest cannot make up for it."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        total, trainable = evidence["model/parameters"], evidence["model/trainable"]
+        fails = evidence["pair/own"] > 0.9 and evidence.get("pair/reference", 1.0) > 0.9
+        if fails and trainable < 0.01 * total:
+            yield self.finding(
+                Severity.ERROR,
+                value=trainable / max(total, 1),
+                threshold=0.01,
+                message=f"{trainable} of {total} parameters are trainable",
+                advice="look for requires_grad_(False) that covers more than was meant",
             )

@@ -60,3 +60,53 @@ class CannotLearn(Check):
                 f"{evidence['pair/own_name']} and under {evidence['pair/reference_name']}",
                 advice="look at labels, the form of the loss, and what the model does with its inputs",
             )
+
+
+@final
+class Slow(Check):
+    """One batch is learned in part only.
+
+    Rule: the user's optimizer ends between half and 90 % of the best constant's loss on one batch; a fact.
+    Known false alarms: none; it is a fact.
+    """
+
+    code, name, title, rank = "FL603", "slow", "one batch is learned well", 90
+    needs = ("pair/own", "pair/own_steps")
+    why = "Something holds the loss up: a rate, a frozen part, a bottleneck, noise in the labels."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        own = evidence["pair/own"]
+        if 0.5 <= own <= 0.9:
+            yield self.finding(
+                Severity.INFO,
+                value=own,
+                threshold=0.5,
+                message=f"one batch falls to {own:.2g} of a constant's loss in {evidence['pair/own_steps']} steps",
+                advice="try a higher and a lower learning rate, and more width",
+            )
+
+
+@final
+class OverRegularized(Check):
+    """Dropout that leaves nothing to learn from.
+
+    Rule: neither optimizer learns one batch, and with every dropout of torch switched off a reference Adam does; an
+    error.
+    Evidence: rates up to 0.5 never fired.
+    Known false alarms: none known.
+    """
+
+    code, name, title, rank = "FL604", "over_regularized", "dropout leaves a signal", 34
+    needs = ("pair/without_dropout",)
+    why = "So much is dropped that two passes of one sample have nothing in common."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        share = evidence["pair/without_dropout"]
+        if share < 0.5 and share < 0.7 * evidence.get("pair/reference", 1.0):
+            yield self.finding(
+                Severity.ERROR,
+                value=evidence.get("pair/reference", 1.0),
+                threshold=0.9,
+                message=f"one batch is learned (to {share:.2g}) only with dropout switched off",
+                advice="lower the dropout rate to 0.5 or less: p is the share that is dropped, not kept",
+            )

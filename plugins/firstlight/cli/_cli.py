@@ -24,6 +24,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from firstlight.cli._blame import blame, passed_through, raised_in
+from firstlight.cli._check_options import Checking, add_options
+from firstlight.cli._checking import check
 from firstlight.cli._checkpoints import Checkpoint, load_weights
 from firstlight.cli._config_files import ConfigFiles, words
 from firstlight.cli._csv_logger import RunCSVLogger
@@ -43,15 +45,17 @@ from firstlight.tracking import SafeWandbLogger, plot_run, redact
 
 # How this command goes, not what the run is: left out of config.yaml, so that every subcommand can read it.
 _COMMAND_KEYS = ("config", "resume", "init_from", "ckpt_path", "verbose")
+_CHECK = "Ask of copies whether this set-up can learn, and say why not."
 _DESCRIPTION = "Train a model, and see what it is worth. Each command has its own --help."
 
 
 class FirstlightCLI(LightningCLI):
-    """The command line of a project: ``fit``, ``validate``, ``test`` and ``predict``.
+    """The command line of a project: ``fit``, ``validate``, ``test``, ``predict`` and ``check``.
 
     A thin LightningCLI: the project's ``configs/default.yaml`` lies under every ``--config``; callbacks and
     loggers have named places that take plain keys or null; a run has one folder, ``<runs_dir>/<run_name>/<id>``;
-    a mistake is told in at most ten lines and ends with code 2.
+    a mistake is told in at most ten lines and ends with code 2. ``check`` is a preflight of what ``fit`` would
+    train; it leaves no run folder.
 
     Args:
         model_class: The LightningModule, or a callable that returns one.
@@ -61,7 +65,8 @@ class FirstlightCLI(LightningCLI):
         **kwargs: LightningCLI's own arguments.
 
     Raises:
-        SystemExit: With code 2 for a mistake in the command line, a configuration file or a value in them.
+        SystemExit: With code 2 for a mistake in the command line, a configuration file or a value in them; from
+            ``check`` with the code of the report, unless it is 0.
     """
 
     def __init__(
@@ -123,6 +128,16 @@ class FirstlightCLI(LightningCLI):
         for name, slot in SLOTS.items():
             kind = slot.target | None
             parser.add_argument(f"--{name}", type=kind, default={} if slot.on else None, help=slot.help)
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Add ``check``, which is no method of the Trainer."""
+        super()._add_subcommands(parser, **kwargs)
+        check = self.init_parser(description=_CHECK)
+        self._add_arguments(check)
+        add_options(check, underscores=True)
+        self._subcommand_parsers["check"] = check
+        assert parser._subcommands_action is not None
+        parser._subcommands_action.add_subcommand("check", check, help=_CHECK)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -293,7 +308,7 @@ class FirstlightCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder))
         config["default_root_dir"] = str(self.run_folder)
-        config["logger"] = self._loggers(config.get("logger"), slots["wandb"])
+        config["logger"] = False if self.subcommand == "check" else self._loggers(config.get("logger"), slots["wandb"])
         return self._instantiate_trainer(config, callbacks)
 
     def _loggers(self, given: Any, wandb: Logger | None) -> list[Logger]:
@@ -323,6 +338,9 @@ class FirstlightCLI(LightningCLI):
         return kwargs
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand == "check":
+            self._check()
+            return
         # Loggers get the whole configuration from RunRecord, under names that cannot collide.
         for part in (self.model, self.datamodule):
             if part is not None:
@@ -341,6 +359,13 @@ class FirstlightCLI(LightningCLI):
         finally:
             if self._is_dry:
                 shutil.rmtree(self.run_folder, ignore_errors=True)
+
+    def _check(self) -> None:
+        asked = Checking.of(self.config["check"])
+        files = self.config_files.files
+        self.report, code = check(self.model, self.datamodule, trainer=self.trainer, asked=asked, configs=files)
+        if code:
+            raise SystemExit(code)
 
     def _remove_run_folder(self) -> None:
         """Take back what a run left that could not begin."""

@@ -54,8 +54,8 @@ class Explainer:
             error = self._understood(line, key, owner)
             if error:
                 return error
-        if "one of {fit,validate,test,predict}" in message:
-            return UsageError("a subcommand is missing: fit, validate, test or predict")
+        if "one of {fit,validate,test,predict,check}" in message:
+            return UsageError("a subcommand is missing: fit, validate, test, predict or check")
         return self._wrong_type(message, ".".join(keys)) or UsageError(message)
 
     def _understood(self, line: str, key: str, owner: str) -> UsageError | None:
@@ -80,7 +80,7 @@ class Explainer:
         if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", line):
             return UsageError(f"{_class_key(key)} must be a {found[2]}; got {found[1]!r}", self._where(key))
         if found := re.search(r"the following arguments are required: (.+)", line):
-            names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in found[1].split(", ")]
+            names = [re.sub(r"^(fit|validate|test|predict|check)\.", "", name) for name in found[1].split(", ")]
             prefix = f"{key}." if key else ""
             return UsageError(f"{', '.join(prefix + name for name in names)} must be given", self._where(key))
         if found := re.search(r"Expected an? (.+)\. Got value: (.*)", line):

@@ -6,7 +6,9 @@ import argparse
 import re
 import textwrap
 from collections.abc import Iterable
+from dataclasses import fields
 
+from firstlight.cli._check_options import Checking
 from firstlight.cli._slots import SLOTS
 
 _OFTEN_SET = (
@@ -31,6 +33,7 @@ def help_page(subcommand: str, description: str, actions: Iterable[argparse.Acti
     """Return the short page of a subcommand."""
     known = {action.dest: action for action in actions if action.option_strings}
     command = [*("resume", "init_from", "ckpt_path"), "run_name", "runs_dir", "seed_everything", "cpu_threads"]
+    command += [option.name for option in fields(Checking)] if subcommand == "check" else []
     places = [name for name, slot in SLOTS.items() if name in known and subcommand in slot.stages]
     parts = [
         f"usage: {subcommand} [-c FILE]... [--KEY=VALUE]...",

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _FIT = frozenset({"fit"})
+_STEP = frozenset({"fit", "check"})  # takes part in a training step, which a check repeats
 _EVALUATE = frozenset({"fit", "validate", "test"})
 _ALL = frozenset({"fit", "validate", "test", "predict"})
 
@@ -31,15 +32,15 @@ class Slot:
 # The order is the order in which the callbacks are called.
 SLOTS: dict[str, Slot] = {
     "run_manifest": Slot("firstlight.callbacks.RunManifest", "what ran: code, packages, seed, data", _FIT, on=True),
-    "weight_initialization": Slot("firstlight.callbacks.WeightInitialization", "how weights start", _FIT),
+    "weight_initialization": Slot("firstlight.callbacks.WeightInitialization", "how weights start", _STEP),
     "overfit_one_batch": Slot("firstlight.callbacks.OverfitOneBatch", "can one batch be memorized?", _FIT),
-    "learning_rate": Slot("firstlight.callbacks.LearningRateScheduler", "warm-up and decay", _FIT),
-    "batch_mixing": Slot("firstlight.callbacks.BatchMixing", "MixUp and CutMix on training batches", _FIT),
+    "learning_rate": Slot("firstlight.callbacks.LearningRateScheduler", "warm-up and decay", _STEP),
+    "batch_mixing": Slot("firstlight.callbacks.BatchMixing", "MixUp and CutMix on training batches", _STEP),
     "gradient_clipping": Slot(
-        "firstlight.callbacks.GradientClipping", "by norm, value, percentile or unit; what becomes of NaN", _FIT
+        "firstlight.callbacks.GradientClipping", "by norm, value, percentile or unit; what becomes of NaN", _STEP
     ),
     "gradient_monitor": Slot("firstlight.callbacks.GradientMonitor", "gradient norms and clip rate", _FIT),
-    "weight_ema": Slot("firstlight.callbacks.WeightEMA", "validate and end with averaged weights", _FIT),
+    "weight_ema": Slot("firstlight.callbacks.WeightEMA", "validate and end with averaged weights", _STEP),
     "early_stopping": Slot("firstlight.callbacks.EarlyStopping", "stop when a metric stalls", _FIT),
     "prediction_samples": Slot(
         "firstlight.callbacks.PredictionSamples", "predictions as table and picture", frozenset({"fit", "validate"})

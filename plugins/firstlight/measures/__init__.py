@@ -11,6 +11,7 @@ from firstlight.measures._batch import (
 from firstlight.measures._curve import best_of_last, rising_share
 from firstlight.measures._gradients import relative_norms
 from firstlight.measures._outputs import dead_units, identical_rows, is_simplex, saturated_share
+from firstlight.measures._series import fall, spikes
 from firstlight.measures._updates import update_ratios
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "column_spreads",
     "dead_units",
     "duplicate_share",
+    "fall",
     "identical_rows",
     "is_simplex",
     "label_signal",
@@ -26,6 +28,7 @@ __all__ = [
     "rising_share",
     "saturated_share",
     "shared_rows",
+    "spikes",
     "spread",
     "update_ratios",
 ]

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
-def dead_units(slopes: Tensor, *, tolerance: float = 1e-6) -> float:
-    """Return the share of units whose activation has no slope for any sample at any position.
+def dead_units(slopes: Tensor, *, tolerance: float = 1e-6) -> Tensor:
+    """Return the share of units whose activation has no slope for any sample at any position, on its device.
 
     Shapes: ``[N, C, *]``, the derivatives of an activation; of three dimensions either the second or the last may hold
-    the units, and the larger share is returned.
+    the units, and the larger share is returned; to ``[]``.
 
     >>> dead_units(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
-    0.5
+    tensor(0.5000)
     """
-    flat = slopes.detach().abs().float() > tolerance
-    if flat.ndim < 2:
-        return float(not flat.any())
-    dims = (1,) if flat.ndim != 3 else (1, 2)
-    return max(float((~flat.movedim(dim, 0).flatten(1).any(1)).float().mean()) for dim in dims)
+    awake = slopes.detach().abs().float() > tolerance
+    if awake.ndim < 2:
+        return (~awake.any()).float()
+    dims = (1,) if awake.ndim != 3 else (1, 2)
+    return torch.stack([(~awake.movedim(dim, 0).flatten(1).any(1)).float().mean() for dim in dims]).amax()
 
 
-def saturated_share(before: Tensor, limit: float) -> float:
-    """Return the share of values that enter a squashing function beyond ``limit`` on either side.
+def saturated_share(before: Tensor, limit: float) -> Tensor:
+    """Return the share of values that enter a squashing function beyond ``limit`` on either side, on their device.
 
     >>> saturated_share(torch.tensor([-9.0, 0.0, 9.0, 1.0]), 5.0)
-    0.5
+    tensor(0.5000)
     """
-    return float((before.detach().abs() > limit).float().mean())
+    return (before.detach().abs() > limit).float().mean()
 
 
 def is_simplex(outputs: Tensor, *, dim: int = 1, tolerance: float = 1e-4) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,8 +93,7 @@ class Bench:
         return self.run(batch, instead={"path": last.path, "nth": nth, "output": output}).loss
 
     def _step(self, batch: Any) -> Any:
-        step = self.twin.training_step
-        return step(batch, 0) if step.__code__.co_argcount > 2 else step(batch)
+        return step_of(self.twin, batch)
 
     @contextlib.contextmanager
     def _no_steps(self, ran: Ran, backward: bool) -> Iterator[None]:
@@ -122,6 +122,13 @@ class Bench:
             del shadows.manual_backward
             for optimizer in optimizers:
                 optimizer.__dict__.pop("step", None)
+
+
+def step_of(module: LightningModule, batch: Any) -> Any:
+    """Call ``training_step``, with or without the index that it may take."""
+    step = module.training_step
+    takes_index = len(inspect.signature(step).parameters) > 1
+    return step(batch, 0) if takes_index else step(batch)
 
 
 def on_bench(module: LightningModule, plan: Plan, batches: Sequence[Any], experiment: Callable[[Bench], None]) -> None:

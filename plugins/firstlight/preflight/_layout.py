@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,13 +54,22 @@ def _matters(bench: Bench, whole: Any, position: int) -> bool:
             return [float(loss.detach()) for loss in bench.run(batch).losses]
 
     plain = losses(whole)
-    for sample in (0, -1):  # one of them may leave the mean where it is
+    # One of them may leave the mean where it is, or the labels as they are.
+    changes: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda t: t[0].expand_as(t).clone(),
+        lambda t: t[-1].expand_as(t).clone(),
+        lambda t: t + 1,
+    )
+    for change in changes:
         counter = itertools.count()
 
-        def level(tensor: Tensor) -> Tensor:
-            return tensor[sample].expand_as(tensor).clone() if next(counter) == position else tensor  # noqa: B023
+        def at(tensor: Tensor) -> Tensor:
+            return change(tensor) if next(counter) == position else tensor  # noqa: B023
 
-        if losses(with_tensors(whole, level)) != plain:
+        try:
+            if losses(with_tensors(whole, at)) != plain:
+                return True
+        except (RuntimeError, IndexError, ValueError):  # the loss refuses it: so it reads it
             return True
     return False
 

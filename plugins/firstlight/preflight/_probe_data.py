@@ -84,6 +84,11 @@ def _inputs(inputs: Tensor, evidence: Evidence) -> None:
         if inputs.ndim == 2 and 1 < len(moving) <= _MOST_COLUMNS:
             widest = int(columns.argmax())
             evidence.add({"inputs/column_ratio": float(moving.max() / moving.median()), "inputs/widest": widest})
+            if len(columns) <= 512:
+                means = inputs.double().nan_to_num(0.0, 0.0, 0.0).mean(0).tolist()
+                evidence.add(
+                    {"inputs/columns": [[mean, std] for mean, std in zip(means, columns.tolist(), strict=True)]}
+                )
         else:
             evidence.skip("inputs/column_ratio", "inputs are not rows of columns")
     evidence.add({"inputs/duplicate_share": duplicate_share(inputs), "inputs/elements": inputs[0].numel()})

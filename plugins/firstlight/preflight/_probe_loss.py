@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,8 @@ from firstlight.checks import Evidence
 from firstlight.measures import is_simplex
 from firstlight.preflight._bench import Bench, Ran
 from firstlight.preflight._layout import Layout
-from firstlight.preflight._subject import part_of, size_of
-from firstlight.preflight._tape import Record
+from firstlight.preflight._subject import part_of, size_of, tensors_of, with_tensors
+from firstlight.preflight._tape import Record, task_of
 
 _SPLITS = 8
 _SPLIT_SIZE = 32
@@ -39,7 +40,7 @@ def probe_loss(bench: Bench, batch: Any, ran: Ran, layout: Layout, evidence: Evi
         assert found is not None
         return found
 
-    evidence.add({"loss/initial": float(loss.detach())})
+    evidence.add({"loss/initial": float(loss.detach()), "loss/task": task_of(ran.record)})
     _double_activation(ran, evidence)
     again = float(of(outputs).detach())
     if abs(again - float(loss.detach())) > 1e-3 * max(1.0, abs(again)):
@@ -50,6 +51,7 @@ def probe_loss(bench: Bench, batch: Any, ran: Ran, layout: Layout, evidence: Evi
     per_position = _per_position(ran, outputs)
     constant = _lowest(of, outputs, closed, constant_over=per_position)
     evidence.add({"loss/constant": constant, "loss/level": _level(of, outputs, closed)})
+    _alignment(of, batch, outputs, layout, evidence)
     if layout.targets:
         _head(of, outputs, constant, reach, evidence)
         _coupling(bench, batch, ran, outputs, layout, evidence)
@@ -149,7 +151,12 @@ def _double_activation(ran: Ran, evidence: Evidence) -> None:
             seen = "softmax"
         elif call.function is F.binary_cross_entropy_with_logits and bool(((given >= 0) & (given <= 1)).all()):
             seen = seen or "perhaps sigmoid"
-    evidence.add({"loss/given": seen})
+    logits = (F.cross_entropy, F.binary_cross_entropy_with_logits)
+    direct = any(
+        call.function in logits and ran.record.prediction is not None and call.prediction is ran.record.prediction
+        for call in ran.record.loss_calls
+    )
+    evidence.add({"loss/given": seen, "loss/takes_logits": direct})
 
 
 def _head(of: LossOf, outputs: Tensor, constant: float, reach: list[float | None], evidence: Evidence) -> None:
@@ -216,6 +223,57 @@ def _coupling(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, layout: Layou
     alike = [size for size in given if size != 1] == [size for size in asked if size != 1]
     broadcast = target is not None and target.is_floating_point() and given != asked and alike
     evidence.add({"loss/broadcast": [given, asked] if broadcast else []})
+
+
+def _alignment(of: Any, batch: Any, outputs: Tensor, layout: Layout, evidence: Evidence) -> None:
+    """Change one class index, and see which row of outputs is pulled another way: its own, or at a constant distance.
+
+    A next-token model has its targets among its inputs, shifted; with the network replaced they act as targets only.
+    """
+    key = "loss/offsets"
+    position = layout.targets[0] if len(layout.targets) == 1 else layout.inputs[0] if not layout.targets else None
+    target = None if position is None else tensors_of(batch)[position]
+    if position is None or target is None or target.is_floating_point() or not target.ndim:
+        evidence.skip(key, "targets are not one class a position")
+        return
+    if outputs.ndim != target.ndim + 1 or len(outputs) != len(target) or target.numel() < 4:
+        evidence.skip(key, "outputs do not fit the targets")
+        return
+    own = bool(layout.targets)
+    shape, dims = list(outputs.shape), range(1, outputs.ndim)
+    class_dims = [d for d in dims if shape[:d] + shape[d + 1 :] == list(target.shape)] if own else [outputs.ndim - 1]
+    if len(class_dims) != 1 or shape[class_dims[0]] < 2:
+        evidence.skip(key, "outputs do not fit the targets in one way only")
+        return
+    offsets = []
+    for share in (0.3, 0.5, 0.7):
+        spot = tuple(int(share * size) for size in target.shape)
+        other = target.clone()
+        other[spot] = (other[spot] + 1) % shape[class_dims[0]]
+        moved = _moved(of, batch, _swapped(batch, position, other), outputs, class_dims[0])
+        if moved is None or int(target[spot]) < 0:
+            evidence.skip(key, "a target that was changed does not pull at the outputs")
+            return
+        offsets.append([to - at for to, at in zip(moved, spot, strict=True)])
+    evidence.add({key: offsets, "loss/own_targets": own})
+
+
+def _moved(of: Any, batch: Any, changed: Any, outputs: Tensor, dim: int) -> list[int] | None:
+    """Return the row of level outputs whose pull differs most between two batches."""
+    level = torch.zeros_like(outputs, dtype=torch.float32).requires_grad_(True)
+    losses = [of(level, part) for part in (batch, changed)]
+    if not all(loss.requires_grad for loss in losses):
+        return None
+    pulls = [torch.autograd.grad(loss, level, allow_unused=True)[0] for loss in losses]
+    if pulls[0] is None or pulls[1] is None or torch.equal(pulls[0], pulls[1]):
+        return None
+    distance = (pulls[0] - pulls[1]).movedim(dim, -1).abs().sum(-1)
+    return [int(i) for i in torch.unravel_index(distance.argmax(), distance.shape)]
+
+
+def _swapped(batch: Any, position: int, tensor: Tensor) -> Any:
+    counter = itertools.count()
+    return with_tensors(batch, lambda old: tensor if next(counter) == position else old)
 
 
 def _reduction(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, evidence: Evidence) -> None:

@@ -102,6 +102,10 @@ def _causal(bench: Bench, batch: Any, layout: Layout, prediction: Tensor, eviden
     call = bench.run(batch, training=False).record
     given = call.networks[-1].inputs[0] if call.networks and call.networks[-1].inputs else None
     target = next((loss.target for loss in call.loss_calls if isinstance(loss.target, Tensor)), None)
+    if target is not None and given is not None and target.numel() == given.numel() and not given.is_floating_point():
+        evidence.add({"targets/copy_inputs": bool(torch.equal(target.reshape(given.shape), given))})
+    else:
+        evidence.skip("targets/copy_inputs", "targets are not tokens like the inputs")
     shifted = (
         tokens is not None
         and given is not None

@@ -18,13 +18,14 @@ from firstlight.measures import best_of_last, update_ratios
 from firstlight.preflight._bench import Bench
 from firstlight.preflight._repairs import REPAIRS, optimizers_in, told
 from firstlight.preflight._subject import Subject
-from firstlight.preflight._twin import Stop, fit, twin_of
+from firstlight.preflight._tape import task_of
+from firstlight.preflight._twin import Plan, Stop, fit, twin_of, without_dropout
 
 _OWN_STEPS = 1000
 _REFERENCES = ((3e-3, 300), (2e-2, 300))
 _LEARNT = 0.5  # of the loss of the best constant: far enough to call it learning
 _RATIO_STEPS = 20
-_FACTORS = (0.1, 0.01, 10.0, 100.0, 1000.0)  # of the user's learning rate, tried where that fails
+_FACTORS = (0.1, 0.01, 10.0, 100.0, 1000.0, 10_000.0)  # of the user's learning rate, tried where that fails
 _LATER = 10  # the step after which gradients are read again: zero-initialized branches have opened by then
 
 
@@ -34,7 +35,6 @@ class Run:
 
     name: str
     losses: list[float] = field(default_factory=list)
-    task_losses: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)  # median over tensors, one a step
     blocks: dict[str, list[float]] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
@@ -46,6 +46,7 @@ class Run:
     clip: list[float] = field(default_factory=list)  # norms before clipping
     ascent: list[float] = field(default_factory=list)
     foreign: bool = False
+    task_end: float | None = None  # the losses that torch's functions gave at the end, without what was added to them
 
 
 class Watcher(Callback):
@@ -67,6 +68,8 @@ class Watcher(Callback):
         self.steps = 0
         self.fresh: set[int] = set()  # parameters whose gradient was cleared since their last step
         self.stepped: set[int] = set()
+        self.probing = False
+        self.batch: Any = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         held = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
@@ -87,6 +90,8 @@ class Watcher(Callback):
 
     def _arrives(self, name: str, parameter: Tensor) -> Callable[[Tensor], None]:
         def arrives(gradient: Tensor) -> None:
+            if self.probing:
+                return
             if self.steps <= _LATER or name not in self.run.reached:
                 values = gradient.coalesce().values() if gradient.is_sparse else gradient
                 if bool(values.count_nonzero()):
@@ -109,7 +114,7 @@ class Watcher(Callback):
                 self.fresh.discard(id(parameter))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.counted = trainer.global_step
+        self.batch, self.counted = batch, trainer.global_step
         self.before = None
         if len(self.run.ratios) < _RATIO_STEPS + 3:
             self.before = {name: p.detach().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
@@ -149,42 +154,47 @@ class Watcher(Callback):
             trainer.should_stop = True
 
     def _ascends(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        """Take a small step along the last update from where it began; does the task's loss fall?"""
-        bench = Bench(trainer, pl_module, [batch], None)  # type: ignore[arg-type]
+        """Read the cosine between the last update and the gradient of the task in eval mode: downhill it is below 0."""
         assert self.before is not None
         named = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
         after = {name: p.detach().clone() for name, p in named.items()}
-        size = math.sqrt(sum(float(p.double().square().sum()) for p in self.before.values()))
-        moved = math.sqrt(sum(float((after[n] - self.before[n]).double().square().sum()) for n in named))
-        if not moved or not math.isfinite(moved):
-            return
-        share = min(1.0, 1e-3 * size / moved)
-
-        def task_loss() -> float:
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                ran = bench.run(batch)
-            pl_module.zero_grad()
-            values = [call.value.detach().float().mean() for call in ran.record.loss_calls if call.value.numel()]
+        kept = {name: p.grad for name, p in named.items()}
+        self.probing = True
+        try:
+            with torch.no_grad():
+                for name, p in named.items():
+                    p.copy_(self.before[name])
+                    p.grad = None
+            ran = Bench(trainer, pl_module, [batch], Plan()).run(batch, training=False)
+            values = [call.value.mean() for call in ran.record.loss_calls if call.value.requires_grad] or ran.losses
             if not values:
-                values = [loss.detach().float() for loss in ran.losses]
-            return float(torch.stack(values).sum()) if values else math.nan
-
-        with torch.no_grad():
-            for name, p in named.items():
-                p.copy_(self.before[name])
-        low = task_loss()
-        with torch.no_grad():
-            for name, p in named.items():
-                p.copy_(torch.lerp(self.before[name], after[name], share))
-        high = task_loss()
-        with torch.no_grad():
-            for name, p in named.items():
-                p.copy_(after[name])
-        self.run.ascent.append((high - low) / max(abs(low), 1e-12))
+                return
+            task = torch.stack([value.float() for value in values]).sum()
+            slopes = torch.autograd.grad(task, list(named.values()), allow_unused=True)
+            dot = up = along = 0.0
+            for (name, _), slope in zip(named.items(), slopes, strict=True):
+                if slope is not None:
+                    move = (after[name] - self.before[name]).double()
+                    steep = slope.to_dense().double()
+                    dot += float((move * steep).sum())
+                    up += float(steep.square().sum())
+                    along += float(move.square().sum())
+            if up > 0 and along > 0 and math.isfinite(dot):
+                self.run.ascent.append(dot / math.sqrt(up * along))
+        except RuntimeError:  # no gradient in eval mode, or none of this loss
+            return
+        finally:
+            self.probing = False
+            with torch.no_grad():
+                for name, p in named.items():
+                    p.copy_(after[name])
+                    p.grad = kept[name]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._let_go()
+        if self.ascent and pl_module.automatic_optimization and self.batch is not None:
+            ran = Bench(trainer, pl_module, [self.batch], Plan()).run(self.batch)
+            self.run.task_end = task_of(ran.record)
         still = {
             name for name, p in pl_module.named_parameters() if name in self.start and torch.equal(p, self.start[name])
         }
@@ -218,7 +228,7 @@ def probe_pair(subject: Subject, batch: Any, evidence: Evidence, *, deadline: fl
     """Train copies on ``batch``: with the user's optimizer, and where that does not learn with a reference Adam."""
     constant = evidence.get("loss/constant")
     initial = evidence.get("loss/initial", next(iter(evidence.get("loss/values", [])), math.nan))
-    if constant is None or not math.isfinite(constant) or abs(constant) < 1e-6:
+    if constant is None or not math.isfinite(constant) or abs(constant) < 1e-2 * abs(initial):
         constant = initial if math.isfinite(initial) else math.nan
     own = _own(subject, batch, constant, deadline)
     _read_own(own, constant, evidence)
@@ -241,10 +251,31 @@ def probe_pair(subject: Subject, batch: Any, evidence: Evidence, *, deadline: fl
         evidence.add({"pair/reference_loss": best_of_last(best.losses), "pair/reference_name": best.name})
         evidence.add({"pair/reference_reached": sorted(best.reached)})
         pictures |= {"reference": best.losses, "reference_name": best.name}
-        learns = _share(best.losses, constant) < _LEARNT
-        if learns and _share(own.losses, constant) > 0.9 and not own.stale and own.rates:
-            _other_rates(subject, batch, constant, own, evidence, deadline)
+        _explain(subject, batch, constant, own, best, evidence, deadline)
     return pictures
+
+
+def _explain(
+    subject: Subject, batch: Any, constant: float, own: Run, best: Run, evidence: Evidence, deadline: float
+) -> None:
+    """Change one thing at a time until the batch is learned: decay, initial weights, dropout, the rate."""
+    share, reference = _share(own.losses, constant), _share(best.losses, constant)
+    steps = _REFERENCES[0][1]
+    if share <= 0.7 or own.stale or not own.rates:
+        return
+    if share > 0.9 and evidence.get("optimizer/decay", 0.0) > 0:
+        run = _own(subject, batch, constant, deadline, steps=steps, change=REPAIRS["FL506"])
+        evidence.add({"pair/undecayed": _share(run.losses, constant)})
+        if evidence["pair/undecayed"] < _LEARNT:
+            return
+    if share > 0.9:
+        run = _own(subject, batch, constant, deadline, steps=steps, change=REPAIRS["FL301"])
+        evidence.add({"pair/initialized": _share(run.losses, constant)})
+    if reference > 0.9 or (share > 0.9 and reference > _LEARNT):
+        run = _reference(subject, batch, constant, *_REFERENCES[0], deadline, change=without_dropout)
+        evidence.add({"pair/without_dropout": _share(run.losses, constant)})
+    if reference < _LEARNT and evidence.get("pair/initialized", 1.0) >= _LEARNT:
+        _other_rates(subject, batch, constant, own, evidence, deadline)
 
 
 def _other_rates(subject: Subject, batch: Any, constant: float, own: Run, evidence: Evidence, deadline: float) -> None:
@@ -281,7 +312,6 @@ def try_repair(subject: Subject, batch: Any, finding: Finding, evidence: Evidenc
     before, constant = evidence.get("pair/first_loss"), evidence.get("pair/constant")
     if repair is None or constant is None or before is None or time.monotonic() > deadline:
         return finding
-    readings = dict(evidence)
     try:
         run = _own(
             subject,
@@ -290,7 +320,8 @@ def try_repair(subject: Subject, batch: Any, finding: Finding, evidence: Evidenc
             deadline,
             steps=_REFERENCES[0][1],
             learnt=0.1,
-            change=lambda t: repair(t, readings),
+            change=repair,
+            readings=dict(evidence),
         )
     except Exception:  # a repair that does not fit this module needs a human
         return finding
@@ -310,7 +341,8 @@ def _own(
     factor: float = 1.0,
     steps: int = _OWN_STEPS,
     learnt: float = _LEARNT,
-    change: Callable[[LightningModule], None] | None = None,
+    change: Callable[[LightningModule, Any], None] | None = None,
+    readings: Any = None,
 ) -> Run:
     run = Run("")
     limit = min(steps, subject.plan.steps) * subject.plan.accumulate
@@ -325,7 +357,7 @@ def _own(
 
     twin = twin_of(subject.module)
     if change is not None:
-        change(twin)
+        change(twin, readings)
     watcher = Watcher(run, original, deadline, enough, ascent=factor == 1.0, factor=factor)
     try:
         trainer = fit(twin, subject.plan, [batch], [watcher, Stop(limit)])
@@ -335,9 +367,20 @@ def _own(
     return run
 
 
-def _reference(subject: Subject, batch: Any, constant: float, rate: float, steps: int, deadline: float) -> Run:
+def _reference(
+    subject: Subject,
+    batch: Any,
+    constant: float,
+    rate: float,
+    steps: int,
+    deadline: float,
+    *,
+    change: Callable[[LightningModule], None] | None = None,
+) -> Run:
     run = Run(f"Adam at {rate:g}")
     twin = twin_of(subject.module)
+    if change is not None:
+        change(twin)
     shadows: Any = twin
     several = 1
     if not twin.automatic_optimization:
@@ -405,6 +448,10 @@ def _read_own(own: Run, constant: float, evidence: Evidence) -> None:
             "pair/constant": constant,
         }
     )
+    if own.task_end is not None and evidence.get("loss/task") is not None:
+        evidence.add({"pair/task_end": own.task_end})
+    else:
+        evidence.skip("pair/task_end", "no loss function of torch is called, or the optimization is manual")
 
 
 def _median(values: list[float]) -> float:

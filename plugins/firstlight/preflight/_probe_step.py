@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from firstlight.checks import Evidence
 from firstlight.measures import dead_units, identical_rows, relative_norms, saturated_share, spread
 from firstlight.preflight._bench import Bench, Ran
-from firstlight.preflight._tape import Activation
+from firstlight.preflight._tape import SQUASHING, Activation
 
 _WINDOW = 256  # samples over which a unit must move
-_SQUASHING = {torch.tanh: 2.5, F.tanh: 2.5, Tensor.tanh: 2.5, torch.sigmoid: 5.0, F.sigmoid: 5.0, Tensor.sigmoid: 5.0}
 
 
 def probe_steps(bench: Bench, ran: Ran, evidence: Evidence) -> None:
@@ -27,10 +25,11 @@ def probe_steps(bench: Bench, ran: Ran, evidence: Evidence) -> None:
         {
             "model/parameters": sum(p.numel() for p in twin.parameters()),
             "model/trainable": sum(p.numel() for p in trainable.values()),
-            "model/frozen_share": 1.0 - len(trainable) / max(1, sum(1 for _ in twin.parameters())),
+            "model/in_eval": not any(layer.training for layer in twin.modules() if layer is not twin),
         }
     )
-    evidence.add({"model/identical_rows": _symmetric(trainable)})
+    zero = [name for name, p in trainable.items() if p.ndim >= 2 and not bool(p.any())]
+    evidence.add({"model/identical_rows": _symmetric(trainable), "model/zero": zero})
     _first_nonfinite(ran, evidence)
     _received(ran, evidence)
     records = [ran]
@@ -174,8 +173,8 @@ def _activations(runs: list[Ran], evidence: Evidence) -> None:
         # Constant alone is not dead: deep in a stack of sigmoids all samples look alike, and the slope is still there.
         slope = torch.cat([activation.slope() for activation in found])
         if slope.ndim >= 2 and slope.shape[1] > 1:
-            dead[name] = max(dead.get(name, 0.0), dead_units(slope))
-        if function in _SQUASHING:
+            dead[name] = max(dead.get(name, 0.0), float(dead_units(slope)))
+        if function in SQUASHING:
             before = torch.cat([activation.before for activation in found])
-            saturated[name] = saturated_share(before, _SQUASHING[function])
+            saturated[name] = float(saturated_share(before, SQUASHING[function]))
     evidence.add({"activations/dead": dead, "activations/saturated": saturated})

@@ -55,8 +55,11 @@ def _on_batches(position: int, change: Callable[[Tensor], Tensor]) -> Repair:
 
 
 def _standardize_inputs(module: LightningModule, readings: Readings) -> None:
-    mean, std = readings["inputs/mean"], readings["inputs/std"]
-    _on_batches(readings["layout/inputs"][0], lambda t: (t - mean) / max(std, 1e-12))(module, readings)
+    mean, std = torch.tensor(readings["inputs/mean"]), torch.tensor(readings["inputs/std"])
+    if "inputs/columns" in readings:
+        mean, std = torch.tensor(readings["inputs/columns"]).unbind(1)
+    std = std.clamp(min=1e-12)
+    _on_batches(readings["layout/inputs"][0], lambda t: (t - mean.to(t)) / std.to(t))(module, readings)
 
 
 def _standardize_targets(module: LightningModule, readings: Readings) -> None:
@@ -162,11 +165,20 @@ def _hold_all(module: LightningModule, _: Readings) -> None:
     module.configure_optimizers = configure_optimizers  # type: ignore[method-assign]
 
 
+def _no_decay(_: LightningModule, optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        if group.get("weight_decay"):
+            group["weight_decay"] = 0.0
+
+
 REPAIRS: dict[str, Repair] = {
     "FL101": _fill,
     "FL102": _standardize_inputs,
+    "FL103": _standardize_inputs,
     "FL104": _standardize_targets,
     "FL202": _initialize,
+    "FL205": _initialize,
+    "FL213": _initialize,
     "FL203": _initialize,
     "FL204": _initialize,
     "FL301": _initialize,
@@ -179,10 +191,19 @@ REPAIRS: dict[str, Repair] = {
     "FL502": _on_optimizers(_turn_around),
     "FL503": _other_rate,
     "FL504": _other_rate,
+    "FL506": _on_optimizers(_no_decay),
 }
+
+
+_NOT_ALONE = ": it did not help by itself"
+
+
+def helped(finding: Finding) -> bool:
+    """Whether the advice of ``finding`` was tried and let the batch be learned."""
+    return finding.tried is not None and not finding.tried.endswith(_NOT_ALONE)
 
 
 def told(finding: Finding, before: float, after: float, steps: int, *, helped: bool) -> Finding:
     """Return the finding with what its repair did."""
     said = f"loss {before:.4g} -> {after:.4g} in {steps} steps"
-    return dataclasses.replace(finding, tried=said if helped else f"{said}: it did not help by itself")
+    return dataclasses.replace(finding, tried=said if helped else said + _NOT_ALONE)

@@ -6,7 +6,7 @@ import dataclasses
 import platform
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -16,21 +16,24 @@ from lightning.pytorch import LightningModule, Trainer
 from firstlight import __version__
 from firstlight._require import require
 from firstlight._rng import isolated_rng
-from firstlight.checks import CHECKS, Check, Evidence, Severity, diagnose
+from firstlight.checks import CHECKS, Check, Diagnosis, Evidence, Severity, diagnose
 from firstlight.preflight._bench import Bench, Ran, on_bench
 from firstlight.preflight._layout import Layout, layout_of
 from firstlight.preflight._pictures import inputs_picture, layers_picture
 from firstlight.preflight._probe_data import probe_batches
+from firstlight.preflight._probe_held_out import probe_held_out
 from firstlight.preflight._probe_loss import probe_loss, read_label_range
 from firstlight.preflight._probe_network import probe_network
 from firstlight.preflight._probe_optimizer import probe_optimizers
 from firstlight.preflight._probe_pair import probe_pair, try_repair
 from firstlight.preflight._probe_step import probe_steps
+from firstlight.preflight._repairs import helped
 from firstlight.preflight._report import CheckResult, PreflightReport, Status
 from firstlight.preflight._subject import Subject, part_of, size_of, subject_of, tensors_of, with_tensors
 from firstlight.preflight._twin import alone
 
 _PAIR_SAMPLES = 32
+_FACTS = 20  # the highest rank of a check that is a fact about the set-up
 _WINDOW = 256
 _MOST_BENCH_BATCHES = 16
 
@@ -71,22 +74,11 @@ def run_preflight(
         _probe(subject, evidence, pictures, crashes, deadline=started + budget_seconds)
         results = [_result(check, evidence, crashes) for check in checks]
         findings = [finding for result in results for finding in result.findings]
-        diagnosis = diagnose(findings, {check.code: check.rank for check in checks})
-        if diagnosis.root is not None:
-            batch = _pair_batch(subject)
-            root = try_repair(subject, batch, diagnosis.root, evidence, deadline=started + budget_seconds)
-            diagnosis = dataclasses.replace(diagnosis, root=root)
+        ranks = {check.code: check.rank for check in checks}
+        diagnosis = diagnose(findings, ranks)
+        diagnosis = _confirmed(diagnosis, subject, evidence, ranks, deadline=started + budget_seconds)
     spent = time.monotonic() - started
-    environment = {
-        "firstlight": __version__,
-        "torch": torch.__version__,
-        "lightning": metadata.version("lightning"),
-        "python": platform.python_version(),
-        "module": type(module).__qualname__,
-        "device": str(module.device),
-        "seed": seed,
-        "planned_steps": subject.plan.steps,
-    }
+    environment = _environment(module) | {"seed": seed, "planned_steps": subject.plan.steps}
     over = evidence.get("budget/spent", False)
     return PreflightReport(
         tuple(results),
@@ -97,6 +89,48 @@ def run_preflight(
         spent,
         bool(over),
     )
+
+
+def _confirmed(
+    diagnosis: Diagnosis, subject: Subject, evidence: Evidence, ranks: Mapping[str, int], *, deadline: float
+) -> Diagnosis:
+    """Try what the root advises; where that does not help and what a symptom advises does, the symptom is the root."""
+    if diagnosis.root is None:
+        return diagnosis
+    batch = _pair_batch(subject)
+    root = try_repair(subject, batch, diagnosis.root, evidence, deadline=deadline)
+    # A fact about the set-up stays the root; what was concluded from how a copy trained may be a symptom.
+    if root.tried is None or helped(root) or ranks.get(root.code, 0) <= _FACTS:
+        return dataclasses.replace(diagnosis, root=root)
+    for symptom in diagnosis.symptoms:
+        other = try_repair(subject, batch, symptom, evidence, deadline=deadline)
+        if helped(other):
+            rest = (root, *(s for s in diagnosis.symptoms if s is not symptom))
+            return dataclasses.replace(diagnosis, root=other, symptoms=rest)
+    return dataclasses.replace(diagnosis, root=root)
+
+
+def report_of(
+    checks: Sequence[Check], evidence: Evidence, *, module: LightningModule, seconds: float, overhead: float
+) -> PreflightReport:
+    """Return what ``checks`` say of evidence that was gathered elsewhere, while training."""
+    results = tuple(_result(check, evidence, {}) for check in checks)
+    findings = [finding for result in results for finding in result.findings]
+    diagnosis = diagnose(findings, {check.code: check.rank for check in checks})
+    environment = _environment(module) | {"overhead": overhead}
+    pictures = {"layers": layers_picture(evidence)}
+    return PreflightReport(results, diagnosis, dict(evidence), pictures, environment, seconds)
+
+
+def _environment(module: LightningModule) -> dict[str, Any]:
+    return {
+        "firstlight": __version__,
+        "torch": torch.__version__,
+        "lightning": metadata.version("lightning"),
+        "python": platform.python_version(),
+        "module": type(module).__qualname__,
+        "device": str(module.device),
+    }
 
 
 def _probe(
@@ -174,6 +208,7 @@ def _probe(
     )
     if curves:
         pictures["overfit"] = curves
+    attempt(("labels/held_out_gain",), lambda: probe_held_out(subject, evidence, deadline=deadline))
     pictures["layers"] = layers_picture(evidence)
 
 

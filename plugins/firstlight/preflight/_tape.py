@@ -26,6 +26,11 @@ _ELEMENTWISE: tuple[Callable[..., Any], ...] = (
 )  # fmt: skip
 
 
+# How far from zero these have a slope; beyond it there is less than 3 % of the largest.
+SQUASHING: dict[Callable[..., Any], float] = {torch.tanh: 2.5, F.tanh: 2.5, Tensor.tanh: 2.5}
+SQUASHING |= {torch.sigmoid: 5.0, F.sigmoid: 5.0, Tensor.sigmoid: 5.0}
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a module from the step itself, not from inside another module."""
@@ -97,6 +102,12 @@ class Record:
         """What the last network call gave, if that is one tensor of numbers."""
         output = self.networks[-1].output if self.networks else None
         return output if isinstance(output, Tensor) and output.is_floating_point() else None
+
+
+def task_of(record: Record) -> float | None:
+    """Return the sum of the values that torch's loss functions gave; ``None`` if none was called."""
+    values = [float(call.value.detach().mean()) for call in record.loss_calls if call.value.numel()]
+    return sum(values) if values else None
 
 
 class Tape(TorchFunctionMode):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import copy
+import functools
 import io
 import itertools
 import logging
@@ -17,8 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.overrides import TorchFunctionMode
 
 _STEPS = ("training_step", "validation_step", "forward", "log", "log_dict", "optimizer_step", "configure_model")
 _PATCHED = (*_STEPS, "configure_gradient_clipping", "configure_optimizers", "on_after_batch_transfer", "print")
@@ -66,6 +69,27 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 def _no_callbacks() -> list[Callback]:
     return []
+
+
+def without_dropout(twin: LightningModule) -> None:
+    """Switch every dropout of torch off in the step of a copy, whatever mode it is in."""
+    step = twin.training_step
+
+    def training_step(*args: Any, **kwargs: Any) -> Any:
+        with _NoDropout():
+            return step(*args, **kwargs)
+
+    twin.training_step = functools.wraps(step)(training_step)  # type: ignore[method-assign]
+
+
+class _NoDropout(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout):
+            return func(args[0] if args else kwargs["input"], p=0.0, training=False)
+        if func is F.scaled_dot_product_attention and "dropout_p" in kwargs:
+            kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
 
 
 class Repeat:

@@ -1,0 +1,98 @@
+"""The ``firstlight`` command: ``explain``, ``check`` and ``report``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from firstlight import __version__
+from firstlight.cli._check_options import Checking, add_options
+from firstlight.cli._errors import UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"{self.prog} --help says what there is")
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and end with its code: 0 clean, 1 findings, 2 usage, 3 a check failed itself, 4 budget spent."""
+    try:
+        asked = _parser().parse_args(args)
+        code = asked.run(asked)
+    except UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = error.code
+    raise SystemExit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "firstlight", description="Ask whether a set-up can learn, and what an answer means.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    explain = commands.add_parser(
+        "explain", help="what a check asks and why; without a code, all checks", allow_abbrev=False
+    )
+    explain.add_argument("code", nargs="?", help="such as FL302")
+    explain.set_defaults(run=_explain)
+
+    check = commands.add_parser("check", help="can this module learn on this data?", allow_abbrev=False)
+    check.add_argument("target", metavar="TARGET", help="the module: package.module:Name or path/to/file.py:Name")
+    check.add_argument("--data", metavar="TARGET", help="a LightningDataModule or loader; default: the module's own")
+    add_options(check)
+    check.set_defaults(run=_check)
+
+    report = commands.add_parser("report", help="show reports that lie in a run's folder", allow_abbrev=False)
+    report.add_argument("folder", metavar="RUN_FOLDER", type=Path)
+    report.add_argument(
+        "--format", choices=("text", "html"), default="text", help="html shows the newest (default: text)"
+    )
+    report.add_argument("--output", metavar="FILE", type=Path, help="write to a file")
+    report.add_argument("--all", action="store_true", help="print every finding in full")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _explain(asked: argparse.Namespace) -> int:
+    from firstlight.cli._codes import explained, listed
+
+    sys.stdout.write(f"{explained(asked.code) if asked.code else listed()}\n")
+    return 0
+
+
+def _check(asked: argparse.Namespace) -> int:
+    options = Checking.of(vars(asked))
+    from firstlight.cli._checking import check
+    from firstlight.cli._target import built
+
+    module = built(asked.target, "TARGET")
+    data = built(asked.data, "--data") if asked.data else None
+    return check(module, data, trainer=None, asked=options)[1]
+
+
+def _report(asked: argparse.Namespace) -> int:
+    from firstlight.cli._kept_reports import reports_in
+
+    found = reports_in(asked.folder)
+    path, newest = found[-1]
+    if asked.format == "html":
+        text = newest.to_html()
+        sys.stderr.write(f"report: {path}, the newest of {len(found)}\n")
+    else:
+        said = io.StringIO()
+        for file, report in found:
+            said.write(f"{file}\n\n")
+            report.print(said, show_all=asked.all)
+        text = said.getvalue()
+    if asked.output:
+        asked.output.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    return 0
