@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint docs bench-blocks clean help
+.PHONY: demo test lint docs bench-blocks bench-diagnosis clean help
 
 demo: .venv/installed  ## generate a project, check it, train it, test it
 	$(PY) scripts/demo.py
@@ -25,8 +25,11 @@ docs: .venv/installed-docs  ## build docs/_build/html; a warning is an error
 bench-blocks: .venv-bench/installed  ## speed and memory of the building blocks beside torch and other libraries
 	PYTHONPATH=plugins .venv-bench/bin/python benchmarks/blocks.py
 
+bench-diagnosis: .venv-diagnosis/installed  ## faults found and false alarms of the preflight beside other tools, an hour
+	PYTHONPATH=plugins:tests .venv-diagnosis/bin/python benchmarks/diagnosis.py $(ARGS)
+
 clean:  ## remove what the targets built, .venv included; runs/ is yours and stays
-	rm -rf .venv .venv-bench build dist demo docs/_build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-diagnosis build dist demo docs/_build .mypy_cache .pytest_cache .ruff_cache
 	find plugins tests scripts template docs -name __pycache__ -prune -exec rm -rf {} +
 
 help:  ## this list
@@ -52,4 +55,13 @@ help:  ## this list
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy scikit-learn tqdm
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
 		timm==1.0.31 pytorch-optimizer==4.1.0 pytorch-metric-learning==2.9.0
+	@touch $@
+
+# neural-net-checklist comes without what it depends on, for the same reason; of it the benchmark needs tqdm and pillow.
+.venv-diagnosis/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-diagnosis
+	@echo '*' > .venv-diagnosis/.gitignore
+	.venv-diagnosis/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . \
+		scikit-learn torch-audit==0.3.0 torchmortem==0.1.1 tqdm pillow
+	.venv-diagnosis/bin/python -m pip install --quiet --disable-pip-version-check --no-deps neural-net-checklist==1.1.0
 	@touch $@
