@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch import LightningDataModule
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -44,3 +45,13 @@ def digit_strings(num: int, *, seed: int, test: bool) -> TensorDataset:
 
 def strings_loader(num: int, *, seed: int = 0, test: bool = False, batch_size: int = 32) -> DataLoader:
     return DataLoader(digit_strings(num, seed=seed, test=test), batch_size=batch_size, shuffle=not test)
+
+
+class DigitStrings(LightningDataModule):
+    def train_dataloader(self) -> DataLoader:
+        return strings_loader(64)
+
+    def val_dataloader(self) -> DataLoader:
+        return strings_loader(24, seed=1, test=True)
+
+    test_dataloader = predict_dataloader = val_dataloader

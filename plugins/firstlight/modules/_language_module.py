@@ -131,14 +131,15 @@ class LanguageModule(ObjectiveModule):
         return {"target": target, "nll": self._nll(self.model(inputs), target)}
 
     def on_validation_epoch_end(self) -> None:
-        if not self.sample_prompts or self.trainer.sanity_checking:
+        if not self.sample_prompts:
             return
         rows = []
         for prompt, tokens in self.sample_prompts.items():  # on all ranks: a sharded model needs them all
             generator = torch.Generator(self.device).manual_seed(0)
             written = self.generate(torch.tensor(tokens), self.sample_tokens, generator=generator)
             rows.append((prompt, self._decode(written[len(tokens) :])))
-        show_samples(self.trainer, "val/samples", rows)
+        if not self.trainer.sanity_checking:  # which has shown that there will be samples, before the training
+            show_samples(self.trainer, "val/samples", rows)
 
     @torch.no_grad()
     def generate(
