@@ -94,7 +94,8 @@ def trigram_bits(train: Tensor, held_out: Tensor, kinds: int) -> dict[str, float
     n1 = torch.bincount(train, minlength=kinds).double()
     add_one = (n1 + 1) / (n1.sum() + kinds)
     witten_bell = _witten_bell(n3, _witten_bell(n2, add_one))
-    kneser_ney = _discounted(n3, _discounted((n3 > 0).sum(0).double(), add_one))
+    after = (n2 > 0).sum(0).double()  # of how many different tokens each is the next one
+    kneser_ney = _discounted(n3, _discounted((n3 > 0).sum(0).double(), (after + 1) / (after.sum() + kinds)))
     models = {"Witten-Bell": witten_bell, "Kneser-Ney": kneser_ney}
     seen = held_out[:-2], held_out[1:-1], held_out[2:]
     for p in models.values():

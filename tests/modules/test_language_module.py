@@ -110,6 +110,14 @@ def test_the_epoch_is_measured_over_all_tokens(options, stage):
     assert logged[f"{stage}/loss"] == logged[f"{stage}/loss/task"] == pytest.approx(trained / count, rel=1e-5)
 
 
+def test_validating_before_training_changes_nothing():
+    language = module(optimizer=functools.partial(torch.optim.SGD, lr=0.0))
+    run = trainer(max_epochs=1)
+    (before,) = run.validate(language, padded(), verbose=False)
+    run.fit(language, padded(), padded())
+    assert {key: value.item() for key, value in run.callback_metrics.items() if key in before} == before
+
+
 def test_training_logs_its_loss_and_penalties(tmp_path):
     fit(module(penalties=[L2Penalty(0.1)]), data=padded(), log_every_n_steps=1, logger=CSVLogger(tmp_path, "", ""))
     logged = read_metrics(tmp_path)
@@ -150,6 +158,13 @@ def test_padding_by_a_token_of_its_own():
     target = walk[:, 1:]
     nll = -log_probs(language, walk[:, :-1]).gather(2, target[..., None]).squeeze(-1)
     assert language.loss_terms(walk)["task"].item() == pytest.approx(nll[target != 0].mean().item(), rel=1e-5)
+
+
+def test_it_counts_the_tokens_that_its_loss_is_the_mean_of():
+    assert [module().num_valid(batch).item() for batch in padded()] == [48, 6, 0, 7]
+    walk = tokens()
+    language = module(loss=LinearCrossEntropyLoss(ignore_index=0))
+    assert language.num_valid(walk) == language.num_valid([walk]) == (walk[:, 1:] != 0).sum()
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_batches_in_all_their_forms(blank):
     ]
     losses = [reader.loss_terms(form)["task"].item() for form in forms]
     assert losses == [losses[0]] * len(forms)
+    assert [reader.num_valid(form) for form in forms] == [6] * len(forms)
     predictions = [reader.predict_step(form, 0) for form in [frames, *forms]]
     assert predictions == [predictions[0]] * 7
     for form in (frames, (frames,), (frames, targets, full), {"input": frames}):
@@ -228,6 +229,14 @@ def test_a_checkpoint_is_plain_and_brings_the_same_module_back(tmp_path):
     assert sorted(loaded.stage_metrics["val"].keys()) == ["val/char_error_rate", "val/words"]
     assert loaded.penalties["l2"].weight == 0.01
     assert type(loaded.configure_optimizers()) is torch.optim.SGD
+
+
+def test_validating_before_training_changes_nothing():
+    reader = module(optimizer=functools.partial(torch.optim.SGD, lr=0.0))
+    run, data = trainer(max_epochs=1), DataLoader([spoken()], batch_size=None)
+    (before,) = run.validate(reader, data, verbose=False)
+    run.fit(reader, data, data)
+    assert {key: value.item() for key, value in run.callback_metrics.items() if key in before} == before
 
 
 def test_training_logs_its_loss_and_penalties(tmp_path):

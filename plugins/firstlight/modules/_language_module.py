@@ -120,6 +120,10 @@ class LanguageModule(ObjectiveModule):
         inputs, target = token_batch(batch)
         return {"task": self._loss(self.model(inputs), target)}
 
+    def num_valid(self, batch: Any) -> Tensor:
+        """Return the number of tokens that the loss is the mean of, without waiting for the device."""
+        return (token_batch(batch)[1] != self.loss.ignore_index).sum()
+
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._evaluate(batch, "val")
 
@@ -192,7 +196,7 @@ class LanguageModule(ObjectiveModule):
         inputs, target = token_batch(batch)
         hidden = self.model(inputs)
         loss = self._loss(hidden, target)
-        tokens = (target != self.loss.ignore_index).sum()
+        tokens = self.num_valid((inputs, target))
         plain = not self.loss.label_smoothing and not self.loss.z_loss and self.loss.class_weight is None
         nll = loss if plain else self._nll(hidden, target).sum() / tokens.clamp(min=1)
         means: Any = self._means[stage]

@@ -29,8 +29,9 @@ class TokenMean(Metric):
         self.add_state("tokens", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, value: Tensor, tokens: Tensor) -> None:
-        self.total += value * tokens
-        self.tokens += tokens
+        # Not in place: after `trainer.validate` these are inference tensors, which may not be written to in `fit`.
+        self.total = self.total + value * tokens
+        self.tokens = self.tokens + tokens
 
     def compute(self) -> Tensor:
         return self.total / self.tokens

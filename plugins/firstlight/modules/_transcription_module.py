@@ -101,6 +101,10 @@ class TranscriptionModule(ObjectiveModule):
         log_probs, lengths = self._log_probs(inputs, input_lengths)
         return {"task": self.loss(log_probs.transpose(0, 1), targets, lengths, target_lengths)}
 
+    def num_valid(self, batch: Any) -> int:
+        """Return the number of samples: the loss is a mean over them, not over their labels."""
+        return len(labeled_frames(batch, blank=self.loss.blank).targets)
+
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         return self._evaluate(batch, "val")
 
