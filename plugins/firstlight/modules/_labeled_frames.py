@@ -40,9 +40,7 @@ def labeled_frames(batch: Any, *, blank: int) -> LabeledFrames:
     ok = isinstance(targets, Tensor) and targets.ndim == 2
     require(ok, "targets", getattr(targets, "shape", targets), "a tensor of shape [N, S], padded", error=TypeError)
     if target_lengths is None:
-        # Up to the last label; a blank before it is a mistake that the loss will name.
-        labels = (targets != blank).long()
-        target_lengths = (labels.flip(1).cumsum(1) > 0).sum(1)
+        target_lengths = (targets != blank).sum(1)  # a blank before a label lies within, and the loss will name it
     if input_lengths is not None:
         input_lengths = torch.as_tensor(input_lengths)
     return LabeledFrames(inputs, targets, input_lengths, torch.as_tensor(target_lengths))
