@@ -37,7 +37,7 @@ class LanguageModule(ObjectiveModule):
 
     Logs: ``train/loss`` and ``train/loss/task`` at log steps; ``<stage>/loss``, ``<stage>/loss/task``,
     ``<stage>/perplexity`` and ``<stage>/bits_per_token`` for ``val`` and ``test``, once an epoch; the table
-    ``val/samples`` if there are prompts. Nothing here makes the host wait for the device.
+    ``val/samples`` if there are prompts. No step makes the host wait for the device.
 
     Args:
         model: tokens to hidden states. Give a spec, or ``model=`` again when loading: see :class:`SupervisedModule`.
