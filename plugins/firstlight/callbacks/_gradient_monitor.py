@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from firstlight._require import require
+from firstlight.callbacks._gradient_listener import GradientListener
 from firstlight.callbacks._gradients import gradients, norms_of
+from firstlight.callbacks._packages import lightning_module_class
 
 
 @final
@@ -50,6 +52,7 @@ class GradientMonitor(Callback):
         self.depth = depth
         self.every_n_steps = every_n_steps
         self._nonfinite_before = 0.0
+        self._listener: GradientListener | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -80,9 +83,8 @@ class GradientMonitor(Callback):
         self._clip_value = float(clip) if clip else None
         self._by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
         # Clipping that is not torch's by norm has no closed form for the norm after it: it is measured.
-        self._measure_after = is_overridden("configure_gradient_clipping", pl_module) or (
-            self._clip_value is not None and self._by_value
-        )
+        own = is_overridden("configure_gradient_clipping", pl_module, parent=lightning_module_class(pl_module))
+        self._measure_after = own or (self._clip_value is not None and self._by_value)
         self._clips = self._measure_after or self._clip_value is not None
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -95,6 +97,8 @@ class GradientMonitor(Callback):
         norms = norms_of(grads) / _scale(trainer, optimizer, grads[0].device)
         total = torch.linalg.vector_norm(norms)
         self._pending.append((optimizer, total))
+        if self._listener is not None:
+            self._listener.hear_norms(optimizer, owners, norms, total)
         if self._should_log(trainer):
             for block, members in self._members(pl_module, owners).items():
                 self._values[f"grad/norm/{block}"] = torch.linalg.vector_norm(norms[members])
@@ -103,7 +107,7 @@ class GradientMonitor(Callback):
         if not self._measure_after:
             clip = self._clip_value
             clipped = total > clip if clip is not None else torch.zeros_like(total, dtype=torch.bool)
-            self._count(total, clipped)
+            self._count(optimizer, total, clipped)
             if clip is not None:
                 # as clip_grad_norm_ does it
                 self._values["grad/clipped_norm"] = total * torch.clamp(clip / (total + 1e-6), max=1.0)
@@ -117,17 +121,19 @@ class GradientMonitor(Callback):
         if self._measure_after:
             for optimizer, total in self._pending:
                 after = torch.linalg.vector_norm(norms_of(gradients(optimizer)[1]))
-                self._count(total, after < total * (1 - 1e-6))
+                self._count(optimizer, total, after < total * (1 - 1e-6))
                 self._values["grad/clipped_norm"] = after
         self._pending = []
         if self._should_log(trainer):
             self._values["grad/norm/total"] = torch.linalg.vector_norm(torch.stack(totals))
             self._log(pl_module)
 
-    def _count(self, total: Tensor, clipped: Tensor) -> None:
+    def _count(self, optimizer: Optimizer, total: Tensor, clipped: Tensor) -> None:
         finite = torch.isfinite(total)
         step = torch.stack([torch.ones_like(total), (clipped & finite).to(total.dtype), (~finite).to(total.dtype)])
         self._window = step if self._window is None else self._window + step
+        if self._listener is not None:
+            self._listener.hear_count(optimizer, step)
 
     def _log(self, pl_module: LightningModule) -> None:
         assert self._window is not None
@@ -142,6 +148,8 @@ class GradientMonitor(Callback):
             self._values[f"update/ratio/{block}"] = torch.linalg.vector_norm(change) / size.clamp(min=1e-12)
         for key, value in self._values.items():
             pl_module.log(key, value, on_step=True, on_epoch=False, batch_size=1)
+        if self._listener is not None:
+            self._listener.hear_values(self._values)
         self._window, self._weights, self._values = None, {}, {}
 
     def _should_log(self, trainer: Trainer) -> bool:
