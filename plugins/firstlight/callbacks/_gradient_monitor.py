@@ -120,7 +120,8 @@ class GradientMonitor(Callback):
         totals = [total for _, total in self._pending]
         if self._measure_after:
             for optimizer, total in self._pending:
-                after = torch.linalg.vector_norm(norms_of(gradients(optimizer)[1]))
+                grads = gradients(optimizer)[1]  # none where clipping has left the step out
+                after = torch.linalg.vector_norm(norms_of(grads)) if grads else torch.zeros_like(total)
                 self._count(optimizer, total, after < total * (1 - 1e-6))
                 self._values["grad/clipped_norm"] = after
         self._pending = []
