@@ -40,8 +40,13 @@ def _monitor(package: str) -> Any:
         from firstlight.callbacks._health_summary import HealthSummary
 
         return HealthSummary()
+    from lightning_utilities.core import rank_zero
+
+    # Both packages point this shared module to their own logger and warnings; it stays with the one that runs.
+    theirs = dict(vars(rank_zero))
     from firstlight.callbacks._health_summary_of_pytorch_lightning import HealthSummaryOfPytorchLightning
 
+    vars(rank_zero).update(theirs)
     return HealthSummaryOfPytorchLightning()
 
 

@@ -80,7 +80,7 @@ def test_both_packages_are_told_of_us():
 def same_training(one: Ran, other: Ran) -> None:
     assert one.weights.keys() == other.weights.keys()
     assert all(torch.equal(one.weights[key], other.weights[key]) for key in one.weights)
-    for key in ("losses", "batches", "random", "steps"):
+    for key in ("losses", "batches", "random", "said_through", "steps"):
         assert repr(one.truth[key]) == repr(other.truth[key]), key  # NaN is itself in text alone
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core import rank_zero
 from torch import Tensor, nn
 
 
@@ -61,6 +62,7 @@ class Truth:
         torch.save(module.state_dict(), folder / "end.pt")
         record = {"steps": self.steps, "losses": self.losses, "batches": self.batches}
         record["random"] = [random.random(), float(np.random.rand()), float(torch.rand(()))]
+        record["said_through"] = [rank_zero.log.name, str(rank_zero.rank_zero_deprecation_category)]
         names = ("firstlight", "lightning.pytorch", "pytorch_lightning")
         record["modules"] = sorted(name for name in sys.modules if name.split(".")[0] == "firstlight" or name in names)
         (folder / "truth.json").write_text(json.dumps(record))

@@ -111,8 +111,9 @@ class HealthHooks:
         if self._own is not None:
             self._own.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
-        if isinstance(loss, Tensor) and pl_module.automatic_optimization:
-            loss = loss * trainer.accumulate_grad_batches  # Lightning has divided it
+        if isinstance(loss, Tensor):
+            # Lightning has divided it. A product, so a copy: the memory of a compiled graph's output is used again.
+            loss = loss * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
         stepped = self._record.batch(loss)
         if (stepped and trainer._logger_connector.should_update_logs) or self._record.unread >= MOST_UNREAD:
             self._record.read()

@@ -104,8 +104,7 @@ class HealthRecord:
     def batch(self, loss: Any) -> bool:
         """Take the end of a batch and its loss, if there is one; return whether an optimizer stepped in it."""
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            # A copy: the memory of a compiled graph's output is used again.
-            self._unread_losses.append((self.batches, self.at.step, loss.detach().clone()))
+            self._unread_losses.append((self.batches, self.at.step, loss))
         self.batches += 1
         return self._stepped_in == self.batches - 1
 
