@@ -246,6 +246,54 @@ def test_waiting_for_data_is_measured_and_saving_is_no_waiting(tmp_path):
     assert saving["seconds"]["data"] < 0.5
 
 
+@pytest.mark.parametrize("clipping", ["value", "own"])
+def test_clipping_under_pytorch_lightning_is_measured(clipping, tmp_path):
+    import pytorch_lightning as pl
+
+    seen = []
+
+    def norm(module):
+        return math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in module.parameters()))
+
+    class Net(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(8, 4)
+
+        def training_step(self, batch, batch_idx):
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def on_before_optimizer_step(self, optimizer):
+            seen.append([norm(self)])
+
+        def on_train_batch_end(self, *arguments):
+            seen[-1].append(norm(self))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    class Own(Net):
+        def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+            if self.global_step % 3 == 0:
+                nn.utils.clip_grad_norm_(self.parameters(), 1e-3)
+
+    settings = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    settings |= {"gradient_clip_val": 0.6, "gradient_clip_algorithm": "value"} if clipping == "value" else {}
+    run = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        log_every_n_steps=4,
+        default_root_dir=tmp_path,
+        callbacks=[HealthSummaryOfPytorchLightning()],
+        **settings,
+    )
+    run.fit(Net() if clipping == "value" else Own(), loader())
+    rate = sum(after < before * (1 - 1e-6) for before, after in seen) / len(seen)
+    assert 0 < rate < 1
+    assert health(tmp_path)["optimizers"][0]["clip_rate"] == pytest.approx(rate)
+
+
 # ---- what it leaves alone --------------------------------------------------------------------------------------------
 
 
