@@ -54,6 +54,7 @@ class Spoilt(Plain):
 
     def on_after_backward(self):
         if self.global_step == self.gradient_at:
+            self.net[0].bias.grad[2] = math.nan  # as it goes on backward
             self.net[1].weight.grad[3] = math.inf
 
     def on_before_optimizer_step(self, optimizer):
@@ -135,7 +136,7 @@ def test_the_first_step_that_is_not_finite_is_named(asked, tmp_path):
     (sentence,) = report["stands_out"]
     if asked == "one gradient":
         assert {k: first[k] for k in ("step", "epoch", "batch")} == {"step": 7, "epoch": 0, "batch": 7}
-        assert (first["parameter"], first["nonfinite_gradients"], first["gradients"]) == ("net.1.weight", 1, 6)
+        assert (first["parameter"], first["nonfinite_gradients"], first["gradients"]) == ("net.1.weight", 2, 6)
         assert 0 < first["loss"] < 2
         assert "net.1.weight" in sentence
     else:
@@ -177,6 +178,12 @@ def test_the_loss_is_the_one_of_training_step_whatever_lightning_divides_it_by(t
     assert report["loss"]["first"] == pytest.approx(returned[0], rel=1e-6)
     assert report["loss"]["best"] == pytest.approx(min(returned), rel=1e-6)
     assert report["loss"]["best_step"] == returned.index(min(returned)) // 4
+
+
+def test_a_first_loss_that_is_nan_is_not_the_best(tmp_path):
+    loss = watched(tmp_path, module=Spoilt(loss_at=0))["loss"]
+    assert loss["first"] == "nan"
+    assert 0 < loss["best"] <= loss["last"] < 2
 
 
 @pytest.mark.parametrize("returned", ["nothing", "text"])
@@ -338,7 +345,7 @@ def test_a_monitor_of_the_user_is_listened_to_and_logs_alone(tmp_path):
     assert first["update_ratio"].keys() == {"model"}
 
 
-def test_one_list_of_callbacks_for_two_trainers(tmp_path, environment):
+def test_one_list_of_callbacks_for_two_trainers(tmp_path, environment, capfd):
     """Lightning adds to the caller's own list, so that the second Trainer has both."""
     environment.setenv("FIRSTLIGHT", "monitor")
     callbacks: list[Callback] = [GradientClipping(1.0)]
@@ -347,6 +354,7 @@ def test_one_list_of_callbacks_for_two_trainers(tmp_path, environment):
         run.fit(supervised(), loader())
         assert sum(isinstance(callback, HealthSummary) for callback in run.callbacks) == number
         assert health(tmp_path / str(number))["optimizers"][0]["steps"] == 24
+        assert capfd.readouterr().err.count("firstlight: 24 steps") == 1
 
 
 def test_barebones_and_fast_dev_run(tmp_path, capfd):
