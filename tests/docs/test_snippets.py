@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from firstlight._autoload import KNOWN
+
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template"
 PROJECT = TEMPLATE / "{{cookiecutter.__project_slug}}"
@@ -65,6 +67,8 @@ def test_commands_name_what_exists(page: Path, line: str) -> None:
             _check_project_command(module, arguments)
         case ["python", script] if script.endswith(".py"):
             assert (ROOT / script).is_file()
+        case [setting, "python", "train.py"] if setting.startswith("FIRSTLIGHT="):
+            assert set(setting.partition("=")[2].split(",")) <= set(KNOWN)
         case ["cookiecutter", "./firstlight", *arguments]:
             _check_answers(arguments)
         case ["python", "-m", "venv", ".venv"] | ["cd", _] | [".", ".venv/bin/activate"] | ["git", "clone", *_]:
