@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 
 
 class Turns(Callback):
-    """Waits after every ``length`` steps until its fit may go on; it is first in the list, so that it times the rest."""
+    """Waits after every ``length`` steps until its fit may go on; first in the list, to time the rest."""
 
     def __init__(self, length: int) -> None:
         self.length = length

@@ -7,7 +7,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,19 +103,19 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def report(rows: Iterable[Callable[[], Iterator[Result]]], only: str) -> None:
-    """Run the rows whose function has ``only`` in its name, and print the table."""
+def report(rows: Mapping[str, Callable[[], Iterator[Result]]], only: str) -> None:
+    """Run the rows that have ``only`` in their name, and print the table."""
     results: list[Result] = []
     skipped: list[str] = []
     started = time.perf_counter()
-    for measure in rows:
-        if only not in measure.__name__:
+    for name, measure in rows.items():
+        if only not in name:
             continue
-        print(f"{measure.__name__} ...", file=sys.stderr, flush=True)
+        print(f"{name} ...", file=sys.stderr, flush=True)
         try:
             results.extend(measure())
         except Skip as reason:
-            skipped.append(f"skipped: {measure.__name__}: {reason}")
+            skipped.append(f"skipped: {name}: {reason}")
     threads = torch.get_num_threads()
     kind = "CPU time" if threads == 1 else "wall time"
     print(f"torch {torch.__version__}, {processor()}, {threads} thread(s), {kind}\n")

@@ -290,7 +290,7 @@ def main() -> int:
     if options.memory:
         print(measure_memory(options.memory))
         return 0
-    report(ROWS, options.only)
+    report({rows.__name__: rows for rows in ROWS}, options.only)
     return 0
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -107,7 +107,10 @@ class Batches:
 
 @dataclass(frozen=True)
 class Net:
-    """What is trained: ``periods`` times ``period`` steps, the first period to warm up, ``turn`` steps at a time."""
+    """What is trained: ``periods`` times ``period`` steps, the first period to warm up, ``turn`` steps at a time.
+
+    Each period ends with an entry in the log and a validation.
+    """
 
     name: str
     make: Callable[[], nn.Module]
@@ -115,6 +118,10 @@ class Net:
     turn: int
     periods: int
     period: int = 50
+
+    def sized(self, *, tiny: bool) -> Net:
+        """Return the same with so few steps that it shows only whether it runs."""
+        return replace(self, turn=1, periods=3, period=4) if tiny else self
 
 
 @dataclass(frozen=True)
@@ -227,8 +234,8 @@ OBSERVERS_MAY = 1.03  # times the bare step
 THIRD = 1 / 3
 
 
-def tensors(number: int, **options: Any) -> Net:
-    return Net(f"{number} tensors", partial(Tensors, number), (8, 8), **({"turn": 1, "periods": 4} | options))
+def tensors(number: int, *, period: int = 50, periods: int = 3) -> Net:
+    return Net(f"{number} tensors", partial(Tensors, number), (8, 8), turn=1, periods=periods, period=period)
 
 
 def beside_bare(net: Net, turned: Turned, name: str, most: float | None = None) -> Result:
@@ -256,28 +263,42 @@ PEERS = {
 }
 
 
-def small_network() -> Iterator[Result]:
-    turned = fits(MLP, ENTRIES)
-    yield from (beside_bare(MLP, turned, name) for name in ("default observers", "MaxNorm", "GradientNoise"))
-    yield beside_bare(MLP, turned, "BatchMixing")
-    yield from (beside(MLP, turned, name, peer) for name, peers in PEERS.items() for peer in peers)
+def compared_on(net: Net, names: Iterable[str], *, tiny: bool) -> tuple[Net, Turned]:
+    chosen = {name: ENTRIES[name] for name in names if not (tiny and name == "wandb.watch")}  # which takes seconds
+    net = net.sized(tiny=tiny)
+    return net, fits(net, chosen)
 
 
-def convolutions() -> Iterator[Result]:
-    turned = fits(CNN, ENTRIES)
-    yield beside_bare(CNN, turned, "default observers", OBSERVERS_MAY)
+def peers_on(net: Net, turned: Turned, targets: dict[tuple[str, str], float]) -> Iterator[Result]:
+    """Lines of all parts and peers that ran."""
     for name, peers in PEERS.items():
         for peer in peers:
-            yield beside(CNN, turned, name, peer, THIRD if name == "WeightEMA" else None)
+            if {name, peer} <= turned.keys():
+                yield beside(net, turned, name, peer, targets.get((name, peer)))
 
 
-def many_tensors() -> Iterator[Result]:
-    for net in (tensors(200), tensors(1000, periods=3)):
+GRADIENTS = {("GradientMonitor", "grad_norm + log_dict"): THIRD}
+AVERAGES = {("WeightEMA", "EMAWeightAveraging"): THIRD}
+
+
+def small_network(*, tiny: bool) -> Iterator[Result]:
+    net, turned = compared_on(MLP, ENTRIES, tiny=tiny)
+    for name in ("default observers", "MaxNorm", "GradientNoise", "BatchMixing"):
+        yield beside_bare(net, turned, name)
+    yield from peers_on(net, turned, {})
+
+
+def convolutions(*, tiny: bool) -> Iterator[Result]:
+    net, turned = compared_on(CNN, ENTRIES, tiny=tiny)
+    yield beside_bare(net, turned, "default observers", OBSERVERS_MAY)
+    yield from peers_on(net, turned, AVERAGES)
+
+
+def many_tensors(*, tiny: bool) -> Iterator[Result]:
+    for number, targets in ((200, GRADIENTS), (1000, GRADIENTS | AVERAGES)):
         names = ("bare", "GradientMonitor", *PEERS["GradientMonitor"], "WeightEMA", "EMAWeightAveraging")
-        turned = fits(net, {name: ENTRIES[name] for name in names})
-        yield beside(net, turned, "GradientMonitor", "grad_norm + log_dict", THIRD)
-        yield beside(net, turned, "GradientMonitor", "wandb.watch")
-        yield beside(net, turned, "WeightEMA", "EMAWeightAveraging", THIRD if net.name.startswith("1000") else None)
+        net = tensors(number // 10 if tiny else number)
+        yield from peers_on(*compared_on(net, names, tiny=tiny), targets)
 
 
 class Lerp(Callback):
@@ -321,9 +342,9 @@ def update(net: Net) -> Result:
     return compared(f"WeightEMA, {net.name}: update", "foreach lerp", mine, other, mine / other, most=1.2)
 
 
-def averages() -> Iterator[Result]:
-    yield update(CNN)
-    yield update(tensors(1000))
+def averages(*, tiny: bool) -> Iterator[Result]:
+    for net in (CNN, tensors(1000)):
+        yield update(net.sized(tiny=tiny))
 
 
 def observers() -> dict[str, Entry]:
@@ -337,15 +358,16 @@ def observers() -> dict[str, Entry]:
     return entries
 
 
-def growth(sizes: Sequence[int] = (10, 100, 1000, 10_000)) -> Iterator[Result]:
+def growth(*, tiny: bool) -> Iterator[Result]:
     """Cost a tensor: with the last ten times as many no more than twice what it was.
 
     What is below a hundredth of the bare step is noise, and counts as that hundredth.
     """
     entries = observers()
+    sizes = (10, 100) if tiny else (10, 100, 1000, 10_000)
     costs: dict[str, list[float]] = {name: [] for name in entries}
     for size in sizes:
-        net = tensors(size, turn=1, period=10, periods=4)
+        net = tensors(size, period=10, periods=4).sized(tiny=tiny)
         turned = fits(net, entries)
         for name in entries:
             whole = step(net, turned, name) if name == "bare" else cost(net, turned, name)
@@ -360,7 +382,7 @@ def growth(sizes: Sequence[int] = (10, 100, 1000, 10_000)) -> Iterator[Result]:
         )
 
 
-def manifest() -> Iterator[Result]:
+def manifest(*, tiny: bool) -> Iterator[Result]:
     """What the record of a run costs, once."""
     times: list[float] = []
 
@@ -370,9 +392,9 @@ def manifest() -> Iterator[Result]:
             ours.RunManifest().on_fit_start(trainer, pl_module)
             times.append(time.perf_counter() - began)
 
-    for _ in range(5):
+    for _ in range(1 if tiny else 5):
         with tempfile.TemporaryDirectory() as folder:
-            fit(replace(MLP, period=1, periods=1, turn=1), Entry(), Path(folder), Once())
+            fit(MLP.sized(tiny=True), Entry(), Path(folder), Once())
     yield Result("RunManifest, once a run, wall time", "", seconds(statistics.median(times)), "", None, "", None)
 
 
@@ -383,11 +405,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="run the rows whose function has this in its name")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a few steps, to see whether it runs; the figures mean nothing"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    report(ROWS, options.only)
+    report({rows.__name__: partial(rows, tiny=options.tiny) for rows in ROWS}, options.only)
     return 0
 
 
