@@ -234,7 +234,7 @@ OBSERVERS_MAY = 1.03  # times the bare step
 THIRD = 1 / 3
 
 
-def tensors(number: int, *, period: int = 50, periods: int = 3) -> Net:
+def tensors(number: int, *, period: int = 50, periods: int = 2) -> Net:
     return Net(f"{number} tensors", partial(Tensors, number), (8, 8), turn=1, periods=periods, period=period)
 
 
@@ -361,7 +361,7 @@ def observers() -> dict[str, Entry]:
 def growth(*, tiny: bool) -> Iterator[Result]:
     """Cost a tensor: with the last ten times as many no more than twice what it was.
 
-    What is below a hundredth of the bare step is noise, and counts as that hundredth.
+    What is below a tenth of the bare step counts as that tenth: it may be noise, and the bare step is linear.
     """
     entries = observers()
     sizes = (10, 100) if tiny else (10, 100, 1000, 10_000)
@@ -374,7 +374,7 @@ def growth(*, tiny: bool) -> Iterator[Result]:
             costs[name].append(whole / size)
     bare = costs.pop("bare")
     for name, of in costs.items():
-        least = [max(value, step / 100) for value, step in zip(of, bare, strict=True)]
+        least = [max(value, whole / 10) for value, whole in zip(of, bare, strict=True)]
         ratio = least[-1] / least[-2]
         shown = " / ".join(seconds(value) for value in of)
         yield Result(
