@@ -75,14 +75,14 @@ def test_a_cost_counts_the_step_that_logs_as_often_as_it_comes(benchmark):
 
 
 def test_a_slow_observer_fails(benchmark, monkeypatch):
-    slow = benchmark.Entry(lambda: [Slow(0.05)])
+    slow = benchmark.Entry(lambda: [Slow(0.03)])
     monkeypatch.setattr(benchmark, "ENTRIES", {"bare": benchmark.Entry(), "default observers": slow})
     (line,) = benchmark.convolutions(tiny=True)
     assert line.met is False
 
 
 def test_a_slow_average_fails(benchmark, monkeypatch):
-    monkeypatch.setattr(benchmark.ours, "WeightEMA", lambda decay: Slow(0.05))
+    monkeypatch.setattr(benchmark.ours, "WeightEMA", lambda decay: Slow(0.03))
     assert [line.met for line in benchmark.averages(tiny=True)] == [False, False]
 
 
