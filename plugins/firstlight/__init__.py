@@ -15,7 +15,7 @@ F2:
     ``firstlight.measures``      batches, gradients and curves to plain numbers
     ``firstlight.checks``        evidence to findings, each check with a code
 F3, with Lightning:
-    ``firstlight.modules``       LightningModules: ``ObjectiveModule`` and ``SupervisedModule``
+    ``firstlight.modules``       LightningModules: ``ObjectiveModule``, and a final one per kind of task
     ``firstlight.preflight``     can this set-up learn? asked of copies, before training
     ``firstlight.tracking``      a W&B logger that cannot stop a run; readers of what was written
 F4:

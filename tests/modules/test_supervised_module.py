@@ -263,3 +263,14 @@ def test_metrics_of_regression():
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, inputs.sum(1, keepdim=True)), 7)
     (logged,) = trainer().test(module, data, verbose=False)
     assert logged["test/mse"] == pytest.approx(logged["test/loss"], rel=1e-5)
+
+
+def test_validating_before_training_leaves_no_tensors_that_training_cannot_use():
+    """MeanSquaredError writes to its states in place; trainer.validate leaves inference tensors."""
+    module = SupervisedModule(nn.Linear(8, 1), nn.MSELoss(), metrics={"mse": MeanSquaredError()})
+    inputs = classes_data(20).tensors[0]
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, inputs.sum(1, keepdim=True)), 7)
+    run = trainer()
+    run.validate(module, data, verbose=False)
+    run.fit(module, data, data)
+    assert run.callback_metrics["val/mse"] == pytest.approx(run.callback_metrics["val/loss"].item(), rel=1e-5)

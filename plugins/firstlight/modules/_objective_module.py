@@ -128,6 +128,9 @@ class ObjectiveModule(LightningModule, ABC):
             self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=stage == "val")
 
     def on_fit_start(self) -> None:
+        for metrics in self.stage_metrics.values():
+            # After trainer.validate their states are inference tensors, which may not be written to in fit.
+            metrics.reset()  # type: ignore[operator]
         # Penalties on activations listen to layers, and must do so before the first forward pass.
         for penalty in self.penalties.values():
             if callable(getattr(penalty, "attach", None)):

@@ -212,8 +212,17 @@ def _probe(
     pictures["layers"] = layers_picture(evidence)
 
 
-_OF_THE_BENCH = ("model/", "gradient/", "activations/", "loss/", "optimizer/", "schedule/", "network/")
-_OF_THE_BENCH += ("targets/label_range", "targets/copy_inputs")
+_OF_THE_BENCH = (
+    "model/",
+    "gradient/",
+    "activations/",
+    "loss/",
+    "optimizer/",
+    "schedule/",
+    "network/",
+    "targets/label_range",
+    "targets/copy_inputs",
+)
 _OF_THE_DATA = ("data/", "inputs/", "targets/", "labels/", "splits/")
 
 
