@@ -187,11 +187,11 @@ def _probe(
             layout = attempt((), lambda: layout_of(bench, pair, again)) or layout
             path = again.record.networks[-1].path if again.record.networks else ""
             evidence.add({"layout/inputs": layout.inputs, "layout/targets": layout.targets, "network/path": path})
-        attempt(("model/", "gradient/", "activations/", "loss/"), lambda: probe_steps(bench, ran, evidence))
+        attempt(_OF_THE_STEP, lambda: probe_steps(bench, ran, evidence))
         schedule = attempt(("optimizer/", "schedule/"), lambda: probe_optimizers(bench, evidence))
         if schedule:
             pictures["schedule"] = schedule
-        attempt(("network/", "targets/copy_inputs"), lambda: probe_network(bench, ran, layout, evidence))
+        attempt(_OF_THE_NETWORK, lambda: probe_network(bench, ran, layout, evidence))
         attempt(_OF_THE_DATA, lambda: probe_batches(subject, layout, evidence))
         if again is not None:
             attempt(("loss/",), lambda: probe_loss(bench, pair, again, layout, evidence))
@@ -212,17 +212,9 @@ def _probe(
     pictures["layers"] = layers_picture(evidence)
 
 
-_OF_THE_BENCH = (
-    "model/",
-    "gradient/",
-    "activations/",
-    "loss/",
-    "optimizer/",
-    "schedule/",
-    "network/",
-    "targets/label_range",
-    "targets/copy_inputs",
-)
+_OF_THE_NETWORK = ("network/", "targets/copy_inputs")
+_OF_THE_STEP = ("model/", "gradient/", "activations/", "loss/")
+_OF_THE_BENCH = (*_OF_THE_STEP, *_OF_THE_NETWORK, "optimizer/", "schedule/", "targets/label_range")
 _OF_THE_DATA = ("data/", "inputs/", "targets/", "labels/", "splits/")
 
 
