@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch import Callback
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -41,3 +42,72 @@ class Pair(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.mean(x), self.log_variance(x)
+
+
+class ShiftAndErase(nn.Module):
+    """A view of each digit: rotated, moved by a fraction of a pixel or two, in another size, a patch erased."""
+
+    def __init__(self, noise: float = 0.1) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        num = len(x)
+        angle = 0.3 * torch.randn(num, device=x.device)
+        size = 1 + 0.15 * torch.randn(num, device=x.device)
+        move = 0.15 * torch.randn(num, 2, 1, device=x.device)
+        turn = (
+            torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(num, 2, 2) * size[:, None, None]
+        )
+        grid = nn.functional.affine_grid(torch.cat([turn, move], 2), list(x.shape), align_corners=False)
+        x = nn.functional.grid_sample(x, grid, align_corners=False)
+        return x + self.noise * torch.randn_like(x)
+
+
+class Convolutions(nn.Sequential):
+    """Images [N, 1, 8, 8] to ``features``."""
+
+    def __init__(self, width: int, features: int) -> None:
+        super().__init__(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * 16, features),
+        )
+
+
+class SeedByBatch(Callback):
+    """Random numbers that depend on the step alone, so that a resumed run draws those of the unbroken one."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        torch.manual_seed(1000 + trainer.fit_loop.total_batch_idx)
+
+
+class SaveAfter(Callback):
+    """Saves a checkpoint after so many training batches, in the middle of an epoch."""
+
+    def __init__(self, path, batches: int) -> None:
+        self.path, self.batches = path, batches
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.fit_loop.total_batch_idx + 1 == self.batches:
+            trainer.save_checkpoint(self.path)
+
+
+class Batches:
+    """A loader of these batches, which draws no random number (a DataLoader draws a seed for its workers)."""
+
+    def __init__(self, *batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)

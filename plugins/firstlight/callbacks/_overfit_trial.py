@@ -215,10 +215,12 @@ def _step(
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         trial.disconnected = True
         return False
-    task = torch.stack(recorder.values).sum() if recorder.values else loss.detach().float()
+    floors = [floor for floor in recorder.floors if floor is not None] if getattr(twin, "reaches_floor", True) else []
+    if recorder.first and floors and len(floors) == len(recorder.floors):
+        trial.floor = float(sum(floors))
+    # Where no floor is known the calls may pull against each other, as a VAE's: the step knows their weights.
+    task = loss.detach().float() if trial.floor is None else torch.stack(recorder.values).sum()
     trial.losses.append(float(task))
-    if trial.floor is None and recorder.floors and all(floor is not None for floor in recorder.floors):
-        trial.floor = float(sum(floor for floor in recorder.floors if floor is not None))
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return True
