@@ -44,8 +44,8 @@ class Pair(nn.Module):
         return self.mean(x), self.log_variance(x)
 
 
-class ShiftAndErase(nn.Module):
-    """A view of each digit: rotated, moved by a fraction of a pixel or two, in another size, a patch erased."""
+class Views(nn.Module):
+    """A view of each digit: turned, moved, in another size, with noise."""
 
     def __init__(self, noise: float = 0.1) -> None:
         super().__init__()

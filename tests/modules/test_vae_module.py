@@ -166,9 +166,6 @@ def test_the_divergence_weighs_as_its_schedule_says_after_a_resume_too(tmp_path)
     for step, row in zip([*range(10), *range(3, 10)], rows, strict=True):
         expected = row["train/loss/reconstruction"] + 4 * min(1, (step + 1) / 5) * row["train/loss/kl"]
         assert row["train/loss"] == pytest.approx(expected, rel=1e-6)
-        assert -row["train/elbo"] <= row["train/loss/reconstruction"] + row["train/loss/kl"], (
-            "free bits are not counted"
-        )
 
 
 def test_the_bound_knows_no_free_bits():
@@ -232,8 +229,9 @@ def test_prediction_and_an_encoder_that_returns_a_pair():
     x = torch.randn(6, 8)
     for batch in (x, (x, torch.arange(6)), {"input": x}):
         (answer,) = trainer().predict(module, Batches(batch))
-        assert torch.equal(answer["mean"], module.encoder.mean(x))
-        assert torch.equal(answer["reconstruction"], module.decoder(answer["mean"]))
+        with torch.no_grad():
+            assert torch.equal(answer["mean"], module.encoder.mean(x))
+            assert torch.equal(answer["reconstruction"], module.decoder(answer["mean"]))
         assert answer["log_variance"].shape == (6, 2)
 
 

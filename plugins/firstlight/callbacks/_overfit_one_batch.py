@@ -21,7 +21,8 @@ _REFERENCES = (1e-3, 1e-2)  # rates of the reference Adam: one for nets of any s
 # lie set-ups that are slow but sound (AdamW at 3e-3 on a net of 200 weights: 0.054 after 300 steps); of the faults,
 # probabilities given as logits leave at least 0.45.
 #
-# Contrastive, adversarial and user-written losses have no floor that is known here: they must fall by a fifth.
+# Losses of users, and terms that pull against each other, have no floor that is known here: they must fall by a fifth.
+# Contrastive losses must fall by a fifth of what lies above a bound that they may not reach.
 _SOON, _ENOUGH = Goal(left=0.025, fall=0.5), Goal(left=0.10, fall=0.2)
 _HALFWAY = Goal(left=0.5, fall=0.1)
 
@@ -57,11 +58,12 @@ class OverfitOneBatch(Callback):
     """Before the first step, train a copy of the module on the first batch: a set-up that can learn memorizes it.
 
     The loss is judged against its own floor (label smoothing, soft targets and class weights have one above zero): at
-    most 10 % of what can be reduced may be left. A loss whose floor is not known must fall by a fifth. On the copy
-    dropout, penalties and weight decay are off; the module's own optimizer runs, warmed up and cooled down. Where it
-    fails, a reference Adam tries the same batch, which tells a fault of the optimizer from one of the model or the
-    loss; an optimizer that came halfway where the reference arrives passes as slow. The probe also fails if some
-    trainable parameter gets no gradient at all, though the rest may memorize the batch without it.
+    most 10 % of what can be reduced may be left. A loss whose floor is not known must fall by a fifth, a contrastive
+    one by a fifth of the way to its bound. On the copy dropout, penalties and weight decay are off; the module's own
+    optimizer runs, warmed up and cooled down. Where it fails, a reference Adam tries the same batch, which tells a
+    fault of the optimizer from one of the model or the loss; an optimizer that came halfway where the reference
+    arrives passes as slow. The probe also fails if some trainable parameter gets no gradient at all, though the rest
+    may memorize the batch without it.
 
     Role: probe; weights, buffers, optimizer state, random numbers and the position in the data are the same after as
     before. Reads: the first batch. Writes: nothing. Logs: nothing; the verdict is ``callback.result`` and one line.

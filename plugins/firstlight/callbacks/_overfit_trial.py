@@ -42,6 +42,7 @@ class Trial:
     learning_rates: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # of the task: named loss calls, without penalties
     floor: float | None = None
+    floor_is_bound: bool = False  # nothing gets below it, but it may be out of reach
     error: str | None = None
     disconnected: bool = False
     probabilities: str | None = None  # the loss function that was given probabilities instead of logits
@@ -53,8 +54,8 @@ class Trial:
         if len(self.losses) < 2 or not math.isfinite(self.losses[0]) or not last:
             return False
         start, end = self.losses[0], min(last)
-        if self.floor is None:
-            return start - end >= goal.fall * abs(start)
+        if self.floor is None or self.floor_is_bound:
+            return start - end >= goal.fall * abs(start - (self.floor or 0.0))
         return end - self.floor <= goal.left * max(start - self.floor, 1e-12)
 
 
@@ -65,6 +66,7 @@ class LossRecorder(TorchFunctionMode):
         super().__init__()
         self.values: list[Tensor] = []
         self.floors: list[Tensor | None] = []
+        self.floor_is_bound = False
         self.probabilities: str | None = None
         self.first = True  # the batch is always the same: what can be said of it is said at the first step
         self._inside = 0
@@ -124,6 +126,7 @@ class LossRecorder(TorchFunctionMode):
         with torch.no_grad():
             floor = layer.minimum(*args) if self.first else None
         self._inside -= 1
+        self.floor_is_bound |= not getattr(layer, "reaches_minimum", True)
         self.add(value, floor)
 
 
@@ -215,9 +218,10 @@ def _step(
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         trial.disconnected = True
         return False
-    floors = [floor for floor in recorder.floors if floor is not None] if getattr(twin, "reaches_floor", True) else []
+    floors = [floor for floor in recorder.floors if floor is not None]
     if recorder.first and floors and len(floors) == len(recorder.floors):
         trial.floor = float(sum(floors))
+        trial.floor_is_bound = recorder.floor_is_bound
     # Where no floor is known the calls may pull against each other, as a VAE's: the step knows their weights.
     task = loss.detach().float() if trial.floor is None else torch.stack(recorder.values).sum()
     trial.losses.append(float(task))

@@ -6,7 +6,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -47,10 +47,6 @@ class ObjectiveModule(LightningModule, ABC):
             that needs the length of a run that has none.
         TypeError: an argument that is neither the object asked for nor its spec.
     """
-
-    #: Whether training on one batch alone brings each loss in a step to its lowest value. Where it does not, because
-    #: terms pull against each other or inputs keep changing, ``OverfitOneBatch`` asks that the whole loss falls.
-    reaches_floor: ClassVar[bool] = True
 
     @recorded
     def __init__(
