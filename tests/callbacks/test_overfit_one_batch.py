@@ -232,16 +232,6 @@ def test_skips_a_resumed_run(tmp_path):
     assert str(probe.result) == "OverfitOneBatch skipped: the run was resumed"
 
 
-def test_a_module_that_needs_its_trainer_is_skipped_not_blamed():
-    class Needy(Plain):
-        def training_step(self, batch, batch_idx):
-            return super().training_step(batch, batch_idx) * (1 + self.trainer.current_epoch)
-
-    result = verdict(Needy())
-    assert result.passed is None
-    assert "does not run on a copy" in result.cause
-
-
 def test_warm_up_dependent_rates_do_not_alarm():
     """The rate is judged with a warm-up of the trial's own, not at its raw peak from the first step."""
     probe = OverfitOneBatch()

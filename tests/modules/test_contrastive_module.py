@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import numpy as np
 import pytest
@@ -222,13 +221,12 @@ def test_a_checkpoint_is_plain_and_brings_the_same_module_back(tmp_path):
 
 
 def test_the_probe_of_the_set_up_asks_that_the_loss_falls():
-    """In 4 dimensions 16 samples cannot be as far apart as the bound of NT-Xent wants them."""
+    """Views change at every step: embeddings of 16 dimensions could reach the floor of NT-Xent, but not from these."""
     probe = OverfitOneBatch(max_steps=100)
-    fit(tiny(), probe, data=loaders()["data"], max_steps=1)
+    module = tiny(projection=nn.Linear(6, 16), loss=NTXentLoss(temperature=0.1))
+    fit(module, probe, data=loaders()["data"], max_steps=1)
     assert probe.result.passed is True
-    bound = math.log1p(30 * math.exp(-(1 + 1 / 15) / 0.5))  # 30 other views, at cosine -1/15
-    assert probe.result.floor == pytest.approx(bound, rel=1e-5)
-    assert probe.result.final > bound + 0.1 * (probe.result.initial - bound), "not within reach of a tenth"
+    assert probe.result.floor is None
 
 
 def test_the_probe_of_the_set_up_notices_an_encoder_that_learns_nothing():

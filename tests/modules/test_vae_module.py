@@ -235,7 +235,7 @@ def test_prediction_and_an_encoder_that_returns_a_pair():
         assert answer["log_variance"].shape == (6, 2)
 
 
-@pytest.mark.parametrize("beta", [1.0, Constant(warmup=500), WarmupCosine(0.3)])
+@pytest.mark.parametrize("beta", [1.0, 1e-3, Constant(warmup=500), WarmupCosine(0.3)])
 def test_the_probe_can_train_it(beta):
     probe = OverfitOneBatch(max_steps=60)
     module = learner(beta=beta)

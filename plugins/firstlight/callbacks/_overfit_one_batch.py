@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
 from firstlight._require import require
@@ -21,8 +22,7 @@ _REFERENCES = (1e-3, 1e-2)  # rates of the reference Adam: one for nets of any s
 # lie set-ups that are slow but sound (AdamW at 3e-3 on a net of 200 weights: 0.054 after 300 steps); of the faults,
 # probabilities given as logits leave at least 0.45.
 #
-# Losses of users, and terms that pull against each other, have no floor that is known here: they must fall by a fifth.
-# Contrastive losses must fall by a fifth of what lies above a bound that they may not reach.
+# Contrastive, adversarial and user-written losses have no floor that is known here: they must fall by a fifth.
 _SOON, _ENOUGH = Goal(left=0.025, fall=0.5), Goal(left=0.10, fall=0.2)
 _HALFWAY = Goal(left=0.5, fall=0.1)
 
@@ -58,19 +58,20 @@ class OverfitOneBatch(Callback):
     """Before the first step, train a copy of the module on the first batch: a set-up that can learn memorizes it.
 
     The loss is judged against its own floor (label smoothing, soft targets and class weights have one above zero): at
-    most 10 % of what can be reduced may be left. A loss whose floor is not known must fall by a fifth, a contrastive
-    one by a fifth of the way to its bound. On the copy dropout, penalties and weight decay are off; the module's own
-    optimizer runs, warmed up and cooled down. Where it fails, a reference Adam tries the same batch, which tells a
-    fault of the optimizer from one of the model or the loss; an optimizer that came halfway where the reference
-    arrives passes as slow. The probe also fails if some trainable parameter gets no gradient at all, though the rest
-    may memorize the batch without it.
+    most 10 % of what can be reduced may be left. A loss whose floor is not known must fall by a fifth. On the copy
+    dropout, penalties and weight decay are off; the module's own optimizer runs, warmed up and cooled down. Where it
+    fails, a reference Adam tries the same batch, which tells a fault of the optimizer from one of the model or the
+    loss; an optimizer that came halfway where the reference arrives passes as slow. The probe also fails if some
+    trainable parameter gets no gradient at all, though the rest may memorize the batch without it.
 
     Role: probe; weights, buffers, optimizer state, random numbers and the position in the data are the same after as
     before. Reads: the first batch. Writes: nothing. Logs: nothing; the verdict is ``callback.result`` and one line.
 
-    Skipped, with the reason: on resume, under sharded strategies, manual optimization, several optimizers, LBFGS, a
-    batch of one with batch norm, a module that cannot be copied. Under DDP each rank tries its own batch and all
-    must pass.
+    The copy sees plain values of the Trainer, such as ``self.trainer.max_epochs``, and no loggers or optimizers.
+
+    Skipped, with the reason: on resume, under sharded strategies, manual optimization, several optimizers, LBFGS,
+    ``dataloader_iter``, a batch of one with batch norm, a module that cannot be copied. Under DDP each rank tries its
+    own batch and all must pass.
 
     Args:
         max_steps: at most so many optimizer steps; the trial ends as soon as it has passed.
@@ -102,7 +103,7 @@ class OverfitOneBatch(Callback):
             return
         self._peeks = False
         with isolated_rng():
-            fault = labels_fault(pl_module, batch)
+            fault = labels_fault(trainer, pl_module, batch)
         if fault is not None:
             self.result = OverfitResult(False, cause=f"{fault} (in the validation data)")
         self._tell(trainer)
@@ -148,7 +149,7 @@ class OverfitOneBatch(Callback):
 
 
 def _passes(trial: Trial) -> bool:
-    return trial.error is None and not trial.disconnected and not trial.unreached and trial.reached(_ENOUGH)
+    return _certain_cause(trial) is None and trial.reached(_ENOUGH)
 
 
 def _judge(trial: Trial, references: list[Trial]) -> OverfitResult:
@@ -183,11 +184,8 @@ def _certain_cause(trial: Trial) -> str | None:
             f"no gradient reaches {len(trial.unreached)} trainable parameter(s) ({shown}): a detach() or no_grad on "
             "the way, or layers that the loss does not use; freeze them with requires_grad_(False) if that is meant"
         )
-    if trial.probabilities is not None and not trial.reached(_ENOUGH):
-        return (
-            f"{trial.probabilities} gets probabilities, not logits: remove the softmax or sigmoid at the end of the "
-            "model, the loss applies its own"
-        )
+    if trial.misread is not None and (not trial.reached(_ENOUGH) or trial.falls_through):
+        return trial.misread
     return None
 
 
@@ -218,6 +216,8 @@ def _reason_to_skip(trainer: Trainer, pl_module: LightningModule, batch: Any) ->
         return "the run was resumed"
     if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
         return f"{type(trainer.strategy).__name__} shards the model, and a shard cannot be copied"
+    if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+        return "training_step takes dataloader_iter: looking at a batch would take it away"
     if not pl_module.automatic_optimization:
         return "manual optimization: the step belongs to the module"
     if len(trainer.optimizers) != 1:

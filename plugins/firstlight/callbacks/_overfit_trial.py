@@ -12,15 +12,22 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.overrides import TorchFunctionMode
 
-from firstlight.losses._floor import has_floor, loss_floor
+from firstlight.callbacks._trainer_view import TrainerView
+from firstlight.losses import GaussianKLLoss
+from firstlight.losses._floor import has_floor, loss_floor, module_floor
 from firstlight.schedules import Constant
 
+_GETS_PROBABILITIES = (
+    "{} gets probabilities, not logits: remove the softmax or sigmoid at the end of the model, the loss applies its own"
+)
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
-_PATCHED = ("forward", "training_step", "log", "log_dict")
+_TAKE_CLASSES = (F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits)
+_PATCHED = ("forward", "training_step", "log", "log_dict", "print")
 
 
 class LabelsOutOfRangeError(Exception):
@@ -42,11 +49,16 @@ class Trial:
     learning_rates: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # of the task: named loss calls, without penalties
     floor: float | None = None
-    floor_is_bound: bool = False  # nothing gets below it, but it may be out of reach
     error: str | None = None
     disconnected: bool = False
-    probabilities: str | None = None  # the loss function that was given probabilities instead of logits
+    misread: str | None = None  # a loss function that was given probabilities instead of logits, or the other way
     unreached: list[str] = field(default_factory=list)  # trainable parameters that no gradient reached
+
+    @property
+    def falls_through(self) -> bool:
+        """Whether the loss went below the lowest value that it can have: it is not computed from what it asks for."""
+        slack = 1e-3 * (1 + abs(self.floor or 0.0))
+        return self.floor is not None and any(loss < self.floor - slack for loss in self.losses)
 
     def reached(self, goal: Goal) -> bool:
         """Whether the best of the last steps is near enough to the floor or, where that is unknown, far enough down."""
@@ -54,8 +66,8 @@ class Trial:
         if len(self.losses) < 2 or not math.isfinite(self.losses[0]) or not last:
             return False
         start, end = self.losses[0], min(last)
-        if self.floor is None or self.floor_is_bound:
-            return start - end >= goal.fall * abs(start - (self.floor or 0.0))
+        if self.floor is None:
+            return start - end >= goal.fall * abs(start)
         return end - self.floor <= goal.left * max(start - self.floor, 1e-12)
 
 
@@ -66,10 +78,18 @@ class LossRecorder(TorchFunctionMode):
         super().__init__()
         self.values: list[Tensor] = []
         self.floors: list[Tensor | None] = []
-        self.floor_is_bound = False
-        self.probabilities: str | None = None
+        self.misread: str | None = None
         self.first = True  # the batch is always the same: what can be said of it is said at the first step
         self._inside = 0
+        self._trade = False
+
+    @property
+    def floor(self) -> float | None:
+        """The lowest value of the sum; ``None`` if that of a part is not known, or if the parts trade off."""
+        known = [floor for floor in self.floors if floor is not None]
+        if len(known) < len(self.floors) or not known or (self._trade and len(known) > 1):
+            return None
+        return float(sum(known))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -80,7 +100,7 @@ class LossRecorder(TorchFunctionMode):
             kwargs["dropout_p"] = 0.0
         if not has_floor(func):
             return func(*args, **kwargs)
-        if self.first:
+        if self.first and func in _TAKE_CLASSES:
             self._inspect(func, args, kwargs)
         value = func(*args, **kwargs)
         if not self._inside:
@@ -94,8 +114,8 @@ class LossRecorder(TorchFunctionMode):
     def _inspect(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
         names = dict(zip(("input", "target"), args, strict=False)) | kwargs
         prediction, target = names["input"].detach(), names["target"]
-        if func in (F.cross_entropy, F.nll_loss) and not target.is_floating_point():
-            class_dim = 0 if prediction.ndim == 1 else 1
+        class_dim = 0 if prediction.ndim == 1 else 1
+        if func is not F.binary_cross_entropy_with_logits and not target.is_floating_point():
             classes = prediction.shape[class_dim]
             counted = target[target != names.get("ignore_index", -100)]
             if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
@@ -106,9 +126,14 @@ class LossRecorder(TorchFunctionMode):
         if func is F.cross_entropy and prediction.ndim > 1 and prediction.shape[1] > 1:
             total = prediction.float().sum(1)
             if bool((prediction >= 0).all()) and bool((total - 1).abs().max() < 1e-2):
-                self.probabilities = "cross-entropy"
+                self.misread = _GETS_PROBABILITIES.format("cross-entropy")
         if func is F.binary_cross_entropy_with_logits and bool(((prediction > 0) & (prediction < 1)).all()):
-            self.probabilities = "binary cross-entropy with logits"
+            self.misread = _GETS_PROBABILITIES.format("binary cross-entropy with logits")
+        if func is F.nll_loss and bool((prediction.float().logsumexp(class_dim).abs() > 0.1).any()):
+            self.misread = (
+                "nll_loss gets no logarithms of probabilities and falls without end: end the model with log_softmax, "
+                "or use cross-entropy on its logits"
+            )
 
     def watch(self, module: nn.Module) -> contextlib.ExitStack:
         """Let losses that know their own floor (``minimum(prediction, target)``) speak for the calls inside them."""
@@ -116,27 +141,26 @@ class LossRecorder(TorchFunctionMode):
         for layer in module.modules():
             if callable(getattr(layer, "minimum", None)):
                 stack.callback(layer.register_forward_pre_hook(self._enter).remove)
-                stack.callback(layer.register_forward_hook(self._leave).remove)
+                stack.callback(layer.register_forward_hook(self._leave, with_kwargs=True).remove)
         return stack
 
     def _enter(self, layer: nn.Module, args: Any) -> None:
         self._inside += 1
 
-    def _leave(self, layer: Any, args: Any, value: Tensor) -> None:
-        with torch.no_grad():
-            floor = layer.minimum(*args) if self.first else None
+    def _leave(self, layer: nn.Module, args: Any, kwargs: Any, value: Tensor) -> None:
+        self._trade = self._trade or isinstance(layer, GaussianKLLoss)  # what it gains, reconstruction loses
+        floor = module_floor(layer, *args, **kwargs) if self.first else None
         self._inside -= 1
-        self.floor_is_bound |= not getattr(layer, "reaches_minimum", True)
         self.add(value, floor)
 
 
-def labels_fault(pl_module: LightningModule, batch: Any) -> str | None:
+def labels_fault(trainer: Trainer, pl_module: LightningModule, batch: Any) -> str | None:
     """Say that labels of ``batch`` are out of range, from one step of a copy that stops before the loss is called."""
     recorder = LossRecorder()
     try:
-        twin = _twin(pl_module)
+        twin = _twin(trainer, pl_module)
         with torch.no_grad(), recorder:
-            twin.training_step(batch, 0) if _takes_index(twin) else twin.training_step(batch)
+            _training_step(twin, batch)
     except LabelsOutOfRangeError as error:
         return str(error)
     except Exception:  # whatever else is wrong will show in the trial, or in the step itself
@@ -155,7 +179,7 @@ def run_trial(
 ) -> Trial:
     """Train a copy of ``pl_module`` on ``batch``, with its own optimizer or a reference Adam at that rate."""
     trial = Trial()
-    twin = _twin(pl_module)
+    twin = _twin(trainer, pl_module)
     if reference is None:
         optimizer = _optimizer(twin)
     else:
@@ -188,7 +212,7 @@ def run_trial(
                 # every rank must take the same number of steps: synchronized batch norm waits for all of them
                 if trainer.strategy.reduce_boolean_decision(done, all=True):
                     break
-    trial.probabilities = recorder.probabilities
+    trial.misread = recorder.misread
     if not trial.error and not trial.disconnected:
         trial.unreached = [
             name
@@ -213,33 +237,34 @@ def _step(
     # fp16 gradients underflow without the scaler, which belongs to the real run: the trial uses full precision there
     amp = contextlib.nullcontext() if trainer.precision == "16-mixed" else trainer.precision_plugin.train_step_context()
     with amp, recorder:
-        output = twin.training_step(copy.deepcopy(batch), 0) if _takes_index(twin) else twin.training_step(batch)
+        output = _training_step(twin, copy.deepcopy(batch))
     loss = output["loss"] if isinstance(output, dict) else output
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         trial.disconnected = True
         return False
-    floors = [floor for floor in recorder.floors if floor is not None]
-    if recorder.first and floors and len(floors) == len(recorder.floors):
-        trial.floor = float(sum(floors))
-        trial.floor_is_bound = recorder.floor_is_bound
-    # Where no floor is known the calls may pull against each other, as a VAE's: the step knows their weights.
+    if recorder.first and getattr(twin, "reaches_floor", True):
+        trial.floor = recorder.floor
+    # Without a floor for all of it, terms may pull against each other: the loss of the step knows their weights.
     task = loss.detach().float() if trial.floor is None else torch.stack(recorder.values).sum()
-    trial.losses.append(float(task))
+    # What is added to the loss by no known function may be what is not finite.
+    trial.losses.append(float(task) if math.isfinite(float(loss.detach())) else math.nan)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return True
 
 
-def _takes_index(module: LightningModule) -> bool:
-    return module.training_step.__code__.co_argcount > 2
+def _training_step(twin: LightningModule, batch: Any) -> Any:
+    indexed = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
+    return twin.training_step(batch, 0) if indexed else twin.training_step(batch)
 
 
-def _twin(pl_module: LightningModule) -> LightningModule:
-    """Copy the module, without its Trainer, without logging, in training mode, with penalties off."""
+def _twin(trainer: Trainer, pl_module: LightningModule) -> LightningModule:
+    """Copy the module, with a mere view of its Trainer, without logging, in training mode, with penalties off."""
     twin = copy.deepcopy(pl_module)
     for name in _PATCHED:  # patches on the instance (torch.compile, other tools) stay bound to the original
         twin.__dict__.pop(name, None)
-    twin.log = twin.log_dict = lambda *_, **__: None  # type: ignore[assignment, method-assign]
+    twin._trainer = TrainerView(trainer)  # type: ignore[assignment]
+    twin.log = twin.log_dict = twin.print = lambda *_, **__: None  # type: ignore[method-assign]
     twin.zero_grad()
     for layer in twin.modules():
         if type(layer).__name__.endswith("Penalty") and isinstance(getattr(layer, "weight", None), float):
@@ -250,11 +275,11 @@ def _twin(pl_module: LightningModule) -> LightningModule:
 
 
 def _optimizer(twin: LightningModule) -> Optimizer:
-    """Return the user's own optimizer on the copy; AdamW if ``configure_optimizers`` needs a Trainer."""
+    """Return the user's own optimizer on the copy; AdamW if ``configure_optimizers`` needs more of the Trainer."""
     try:
         configured: Any = twin.configure_optimizers()
-    except RuntimeError as error:
-        if "not attached to a `Trainer`" not in str(error):
+    except AttributeError as error:
+        if "belongs to the real run" not in str(error):
             raise
         return torch.optim.AdamW((p for p in twin.parameters() if p.requires_grad), lr=1e-3, weight_decay=0.0)
     while not isinstance(configured, Optimizer):

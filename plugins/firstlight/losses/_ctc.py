@@ -123,6 +123,26 @@ def _refuse_logits(log_probs: Tensor, lengths: Tensor) -> None:
         )
 
 
+def best_path(
+    log_probs: Tensor, targets: Tensor, input_lengths: Lengths, target_lengths: Lengths, blank: int
+) -> Tensor:
+    """Return ``log_probs`` that give one alignment of each target all the probability there is."""
+    alone = log_probs.ndim == 2
+    batched = log_probs[:, None] if alone else log_probs
+    frames, num, _ = batched.shape
+    inputs = _lengths("input_lengths", input_lengths, num, frames)
+    labels = _lengths("target_lengths", target_lengths, num, targets.shape[-1])
+    rows = _padded(targets.reshape(1, -1) if alone else targets, labels).tolist()
+    best = torch.full_like(batched, -1e4)
+    for sample, (row, length, end) in enumerate(zip(rows, labels.tolist(), inputs.tolist(), strict=True)):
+        path: list[int] = []
+        for label in row[:length]:
+            path += [blank, label] if path and path[-1] == label else [label]
+        path += [blank] * (end - len(path))
+        best[range(end), sample, path[:end]] = 0.0
+    return best[:, 0] if alone else best
+
+
 class CTCLoss(nn.Module):
     """Module form of :func:`ctc_loss`; called as :class:`torch.nn.CTCLoss` is.
 
@@ -167,3 +187,13 @@ class CTCLoss(nn.Module):
             drop_infeasible=self.drop_infeasible,
             validate=self.validate,
         )
+
+    @torch.no_grad()
+    def minimum(self, log_probs: Tensor, targets: Tensor, input_lengths: Lengths, target_lengths: Lengths) -> Tensor:
+        """Return the value where one alignment of each target is certain: 0, and infinity if there is none.
+
+        >>> CTCLoss().minimum(torch.zeros(2, 1, 3).log_softmax(-1), torch.tensor([[1, 2]]), [2], [2])
+        tensor(0.)
+        """
+        best = best_path(log_probs, targets, input_lengths, target_lengths, self.blank)
+        return self.forward(best, targets, input_lengths, target_lengths)

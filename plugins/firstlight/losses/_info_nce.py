@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -87,8 +86,6 @@ class InfoNCELoss(nn.Module):
     >>> [name for name, _ in loss.named_parameters()]
     ['log_scale']
     """
-
-    reaches_minimum: ClassVar[bool] = False  # few dimensions hold no simplex, and views may change at every step
 
     def __init__(
         self,

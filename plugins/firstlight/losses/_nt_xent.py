@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -66,8 +64,6 @@ class NTXentLoss(nn.Module):
     >>> NTXentLoss(temperature=0.1)(torch.eye(4), torch.eye(4)) < 1e-3
     tensor(True)
     """
-
-    reaches_minimum: ClassVar[bool] = False  # few dimensions hold no simplex, and views may change at every step
 
     def __init__(self, *, temperature: float = 0.5, gather: bool = True, chunk_size: int | None = None) -> None:
         super().__init__()

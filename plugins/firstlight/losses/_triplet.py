@@ -135,3 +135,8 @@ class TripletLoss(nn.Module):
         return triplet_loss(
             anchor, positive, negative, mining=self.mining, margin=self.margin, reduction=self.reduction
         )
+
+    @torch.no_grad()
+    def minimum(self, anchor: Tensor, positive: Tensor, negative: Tensor | None = None) -> Tensor:
+        """Return 0, shaped as ``reduction`` says: what is farther off than the margin costs nothing."""
+        return torch.zeros_like(self.forward(anchor, positive, negative))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -63,6 +63,8 @@ class ContrastiveModule(ObjectiveModule):
     >>> module(torch.ones(5, 8)).shape
     torch.Size([5, 6])
     """
+
+    reaches_floor: ClassVar[bool] = False  # views keep changing, and few dimensions hold no simplex
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -47,6 +47,10 @@ class ObjectiveModule(LightningModule, ABC):
             that needs the length of a run that has none.
         TypeError: an argument that is neither the object asked for nor its spec.
     """
+
+    #: Whether training on one batch alone brings each loss in a step to its lowest value. Where it does not, because
+    #: terms pull against each other or inputs keep changing, ``OverfitOneBatch`` asks that the whole loss falls.
+    reaches_floor: ClassVar[bool] = True
 
     @recorded
     def __init__(
@@ -141,7 +145,7 @@ class ObjectiveModule(LightningModule, ABC):
     def _factor(self, name: str, schedule: Schedule) -> float:
         """Return the factor of this step of ``fit``; 1 elsewhere, as on a copy without a Trainer."""
         trainer = self._trainer
-        if trainer is None or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if not isinstance(trainer, Trainer) or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return 1.0
         if name not in self._resolved:
             self._resolved[name] = _in_steps(f"loss_weights[{name!r}]", schedule, trainer)
