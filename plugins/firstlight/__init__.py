@@ -12,7 +12,7 @@ F1, torch only:
     ``firstlight.optimizers``    LAMB, ``param_groups``; torch's optimizers under the same roof
     ``firstlight.schedules``     optimizer step to a factor of the base rate
 F3, with Lightning:
-    ``firstlight.modules``       LightningModules: ``ObjectiveModule`` and ``SupervisedModule``
+    ``firstlight.modules``       LightningModules: ``ObjectiveModule`` and one for each kind of task
     ``firstlight.tracking``      a W&B logger that cannot stop a run; readers of what was written
 F4:
     ``firstlight.callbacks``     one file a callback
