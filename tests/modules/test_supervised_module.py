@@ -197,10 +197,13 @@ def total_at(row: dict[str, float], step: int, total: int, warmup: int) -> float
     return size + CosineAnnealing(floor=0.5).factor(step, total) * row["train/loss/fit"]
 
 
+@pytest.mark.parametrize("duration", ["1ep", "5ba"])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_weights_may_be_schedules_of_the_step_after_a_resume_too(tmp_path, accumulate):
+def test_weights_may_be_schedules_of_the_step_after_a_resume_too(tmp_path, accumulate, duration):
+    schedules = SCHEDULES | {"size": Constant(warmup=duration)}
+
     def run(*callbacks, ckpt=None):
-        kept, module = Kept(), WithLambda(3, nn.Linear(8, 4), loss_weights=SCHEDULES)
+        kept, module = Kept(), WithLambda(3, nn.Linear(8, 4), loss_weights=schedules)
         settings = {"max_epochs": 2, "accumulate_grad_batches": accumulate, "ckpt": ckpt}
         fit(
             module,
@@ -220,6 +223,14 @@ def test_weights_may_be_schedules_of_the_step_after_a_resume_too(tmp_path, accum
     for batch, row in zip([*range(10), *range(3, 10)], rows + resumed, strict=True):
         step = batch // 5 * warmup + batch % 5 // accumulate
         assert row["train/loss"] == pytest.approx(total_at(row, step, 2 * warmup, warmup), rel=1e-6)
+
+
+def test_a_second_fit_has_its_own_length():
+    module, kept = WithLambda(3, nn.Linear(8, 4), loss_weights=SCHEDULES), Kept()
+    fit(module, data=ResumableLoader(), max_epochs=1)
+    fit(module, kept, data=ResumableLoader(), max_epochs=3)
+    for step, row in enumerate(kept.rows):
+        assert row["train/loss"] == pytest.approx(total_at(row, step, 15, 5), rel=1e-6)
 
 
 class Manual(WithLambda):

@@ -16,8 +16,9 @@ from torch.optim import Adam, Optimizer
 from firstlight._require import require
 from firstlight.losses import AdversarialLoss, gradient_penalty, r1_penalty
 from firstlight.modules._batch import input_and_target, size_of
+from firstlight.modules._evaluating import evaluating
 from firstlight.modules._recorded import recorded
-from firstlight.modules._shared import Stage, check_optimizer, evaluating, log_values, optimizer_of, seeded_normal
+from firstlight.modules._shared import Stage, check_optimizer, log_values, optimizer_of, seeded_normal
 
 
 @final
@@ -25,8 +26,8 @@ class GANModule(LightningModule):
     """Train a generative adversarial network: at every batch a step of the discriminator, then one of the generator.
 
     Batches are ``x``, ``(x, ...)`` or a mapping with the key ``"input"``; whatever else they hold is ignored. The
-    generator gets standard normal numbers. While one part steps the other's parameters do not require gradients, so
-    that none are computed in vain; samples for the discriminator are drawn without a graph.
+    generator gets standard normal numbers. While one part steps the other's parameters do not require gradients: none
+    are computed in vain.
 
     Optimization is manual. ``trainer.global_step`` and ``max_steps`` count the steps of both optimizers. The callbacks
     of firstlight clip, schedule and watch each optimizer's steps; ``gradient_clip_val`` and
@@ -125,6 +126,7 @@ class GANModule(LightningModule):
         samples: Tensor = self.generator(z)
         return samples
 
+    @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return ``n`` samples, in evaluation mode and without gradients.
 
@@ -153,11 +155,11 @@ class GANModule(LightningModule):
 
     def _train_discriminator(self, real: Tensor, *, lazy: bool) -> dict[str, Tensor]:
         _, optimizer = self._both_optimizers()
-        # Under autocast this matters twice: weights cast without a graph, or before the other part's step, would be
-        # kept for the rest of the step, but only those of parameters that require gradients are.
+        # The other part's parameters require no gradients meanwhile: none are computed in vain, and the samples have no
+        # graph. It matters under autocast too, which keeps its casts of parameters that do require them until the end
+        # of the training step, past a step of the optimizer.
         with self.toggled_optimizer(optimizer):
-            with torch.no_grad():
-                fake = self._generate(real)
+            fake = self._generate(real)
             total = loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake))
             values = {"train/loss/discriminator": loss}
             if self.gradient_penalty:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import torch
@@ -42,20 +41,6 @@ def optimizer_of(module: nn.Module, make: OptimizerCallable, *, name: str) -> Op
     require(isinstance(optimizer, Optimizer), name, optimizer, "one that returns an Optimizer", error=TypeError)
     assert isinstance(optimizer, Optimizer)
     return optimizer
-
-
-@contextmanager
-def evaluating(*parts: nn.Module) -> Iterator[None]:
-    """Run a block with ``parts`` in evaluation mode and without gradients; put every layer's mode back."""
-    modes = [(layer, layer.training) for part in parts for layer in part.modules()]
-    for part in parts:
-        part.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for layer, mode in modes:
-            layer.training = mode
 
 
 def seeded_normal(like: Tensor, seed: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, final
+from typing import Any, Literal, final
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -14,8 +14,9 @@ from torchmetrics import Metric
 from firstlight._require import require
 from firstlight.losses import GaussianKLLoss, ReconstructionLoss, gaussian_kl_loss
 from firstlight.modules._batch import input_and_target
+from firstlight.modules._evaluating import evaluating
 from firstlight.modules._objective_module import ObjectiveModule
-from firstlight.modules._shared import Stage, evaluating, log_values, seeded_normal
+from firstlight.modules._shared import Stage, log_values, seeded_normal
 from firstlight.schedules import Schedule
 
 # What ReconstructionLoss leaves out, per element, at scale 1.
@@ -63,8 +64,6 @@ class VAEModule(ObjectiveModule):
     >>> module.sample(5).shape
     torch.Size([5, 8])
     """
-
-    reaches_floor: ClassVar[bool] = False  # what the reconstruction gains, the divergence pays
 
     def __init__(
         self,
@@ -131,6 +130,7 @@ class VAEModule(ObjectiveModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x)[0])
 
+    @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the centers of ``p(x | z)`` at ``n`` draws of ``z``, in evaluation mode and without gradients.
 
