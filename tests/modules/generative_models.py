@@ -111,3 +111,13 @@ class Batches:
 
     def __iter__(self):
         return iter(self.batches)
+
+
+class Kept(Callback):
+    """Keeps the metrics of every training step."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.rows.append({key: float(value) for key, value in trainer.callback_metrics.items()})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from modules.generative_models import Batches, Perceptron, SaveAfter, SeedByBatch, digits
+from modules.generative_models import Batches, Kept, Perceptron, SaveAfter, SeedByBatch, digits
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.utils.data import DataLoader
@@ -108,14 +108,6 @@ def test_gradients_are_required_again_after_an_error_and_frozen_layers_stay_froz
     with pytest.raises(ValueError, match=r"the generator's output must be in the shape of the data, \(8, 5\)"):
         fit(module, data=Batches(torch.zeros(8, 5)), max_epochs=1)
     assert [name for name, p in module.named_parameters() if not p.requires_grad] == ["discriminator.1.weight"]
-
-
-class Kept(Callback):
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.rows.append({key: float(value) for key, value in trainer.callback_metrics.items()})
 
 
 def test_callbacks_see_both_optimizers():

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from lightning.pytorch import Callback
-from modules.generative_models import SaveAfter
+from modules.generative_models import Kept, SaveAfter
 from torch import nn
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy
@@ -25,16 +25,6 @@ from helpers import ResumableLoader, classes_data, fit, loader, supervised, trai
 
 def accuracy() -> MulticlassAccuracy:
     return MulticlassAccuracy(num_classes=4, average="micro")
-
-
-class Kept(Callback):
-    """Keeps the metrics of every training step."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.rows.append({key: float(value) for key, value in trainer.callback_metrics.items()})
 
 
 def test_terms_and_penalties_are_logged_apart_and_add_up():

@@ -7,8 +7,7 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from modules.generative_models import Batches, Pair, Perceptron, SaveAfter, SeedByBatch, digits
+from modules.generative_models import Batches, Kept, Pair, Perceptron, SaveAfter, SeedByBatch, digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanSquaredError
@@ -138,14 +137,6 @@ def test_evaluation_is_repeatable_and_leaves_the_random_state():
     with torch.no_grad():
         at_mean = float((module(batch) - batch).square().mean())
     assert first[0]["test/mse"] > 1.01 * at_mean
-
-
-class Kept(Callback):
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.rows.append({key: float(value) for key, value in trainer.callback_metrics.items()})
 
 
 def annealed(**kwargs) -> VAEModule:
