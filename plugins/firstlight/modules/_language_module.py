@@ -13,7 +13,8 @@ from firstlight._require import require
 from firstlight.losses import LinearCrossEntropyLoss, linear_cross_entropy_loss
 from firstlight.modules._evaluating import evaluating
 from firstlight.modules._generation import generate_tokens
-from firstlight.modules._objective_module import ObjectiveModule, Stage
+from firstlight.modules._objective_module import ObjectiveModule
+from firstlight.modules._shared import Stage
 from firstlight.modules._text_samples import show_samples
 from firstlight.modules._token_batch import token_batch
 from firstlight.modules._token_metrics import BitsPerToken, Perplexity, TokenMean

@@ -16,7 +16,8 @@ from firstlight.losses import CTCLoss
 from firstlight.modules._ctc_decoding import beam_decode, greedy_decode
 from firstlight.modules._evaluating import evaluating
 from firstlight.modules._labeled_frames import labeled_frames
-from firstlight.modules._objective_module import ObjectiveModule, Stage
+from firstlight.modules._objective_module import ObjectiveModule
+from firstlight.modules._shared import Stage
 
 
 @final

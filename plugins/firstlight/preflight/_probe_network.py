@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from firstlight._rng import isolated_rng
 from firstlight.checks import Evidence
 from firstlight.preflight._bench import Bench, Ran
 from firstlight.preflight._layout import Layout
@@ -39,8 +40,7 @@ def probe_network(bench: Bench, ran: Ran, layout: Layout, evidence: Evidence) ->
 
 
 def _predict(bench: Bench, batch: Any, *, training: bool = False, seed: int = 0) -> Tensor:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with isolated_rng(seed):
         found = bench.run(batch, training=training).record.prediction
     assert found is not None
     return found.detach().float()
