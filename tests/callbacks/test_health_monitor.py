@@ -205,7 +205,7 @@ def test_a_fault_is_logged_under_its_code(tmp_path):
 
 
 def test_arguments_are_checked():
-    with pytest.raises(ValueError, match="FL202.*got .FL999."):
+    with pytest.raises(ValueError, match=r"FL202.*got .FL999."):
         HealthMonitor(checks=["FL999"])
     with pytest.raises(ValueError, match="budget"):
         HealthMonitor(budget=0.0)
