@@ -191,9 +191,11 @@ class HealthMonitor(Callback):
             norms, lengths = flat[position : position + count], flat[position + count : position + 2 * count]
             position += 2 * count
             total += sum(norm**2 for norm in norms)
+            # a bias before a norm layer has a gradient of rounding errors only, and need not move
+            least = 1e-5 * max((norm for norm in norms if math.isfinite(norm)), default=0.0)
             for name, norm, length in zip(of_step, norms, lengths, strict=True):
                 sizes[name] = length
-                if norm > 0:
+                if norm > least:
                     readings.reached.add(name)
                 if now[name].ndim >= 2 and length > 0 and math.isfinite(norm):
                     readings.relative[name] = norm / length

@@ -51,13 +51,16 @@ class ActivationWatch:
         record = self._tape.record
         losses = {call.path for call in record.calls if call.is_loss}
         last = record.prediction
-        for number, activation in enumerate(record.activations):
+        for number, activation in enumerate(list(record.activations)):
             is_head = last is not None and activation.after.data_ptr() == last.data_ptr()
             if activation.path in losses or activation.after.ndim < 2 or is_head:
                 continue
             name = activation.path or f"activation {number}"
             if activation.after.shape[1] > 1:
-                found.dead[name] = dead_units(activation.slope())
+                # another watch may still listen, or, with two, this one: leaving takes the last mode, not one's own
+                with torch._C.DisableTorchFunction():
+                    slope = activation.slope()
+                found.dead[name] = dead_units(slope)
                 found.samples = max(found.samples, len(activation.after))
             if activation.function in SQUASHING:
                 found.saturated[name] = saturated_share(activation.before, SQUASHING[activation.function])
