@@ -130,7 +130,18 @@ def test_callbacks_see_both_optimizers():
 
     module = tiny()
     schedule = LearningRateScheduler(Constant(warmup=10))
-    fit(module, monitor, Norms(), schedule, clip, average, kept, data=ResumableLoader(), max_epochs=1, log_every_n_steps=1)
+    fit(
+        module,
+        monitor,
+        Norms(),
+        schedule,
+        clip,
+        average,
+        kept,
+        data=ResumableLoader(),
+        max_epochs=1,
+        log_every_n_steps=1,
+    )
     for number, row in enumerate(kept.rows):
         for group in ("0/decay", "0/no_decay", "1/decay", "1/no_decay"):
             assert row[f"lr/{group}"] == pytest.approx(0.1 * (number + 1) / 10)
