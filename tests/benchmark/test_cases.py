@@ -40,7 +40,7 @@ def test_the_table_is_whole():
 
 
 def test_the_programs_know_nothing_of_firstlight():
-    files = set(Path(__file__).parent.glob("*.py")) - {Path(__file__), Path(__file__).with_name("run.py")}
+    files = [file for file in Path(__file__).parent.glob("*.py") if not file.name.startswith(("test_", "run."))]
     assert len(files) > 10
     for file in files:
         assert not re.search(r"^\s*(from|import) (firstlight|helpers|torchmetrics)\b", file.read_text(), re.M), (

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from firstlight.callbacks import EarlyStopping, GradientClipping, ProgressBar
+from firstlight.callbacks import EarlyStopping, GradientClipping, HealthMonitor, ProgressBar
 from helpers import fit, loader, supervised
 
 aten = torch.ops.aten
@@ -83,6 +83,7 @@ class Budget(NamedTuple):
 STATED: dict[type[Callback], Budget] = {
     EarlyStopping: Budget(a_check=4),  # finite? better? which best? and its message
     GradientClipping: Budget(a_step=1),  # finite? on_nonfinite="ignore" asks nothing
+    HealthMonitor: Budget(a_check=2),  # the validation loss, out of all that was measured
     ProgressBar: Budget(a_check=7),  # the line of an epoch: its loss and what validation measured
 }
 

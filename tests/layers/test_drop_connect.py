@@ -96,8 +96,8 @@ def test_one_mask_a_sample_or_one_a_batch():
     torch.manual_seed(0)
     own = DropConnectLinear(10, 8, 0.5)(x)
     shared = DropConnectLinear(10, 8, 0.5, mask_per="batch")(x)
-    assert len(own.unique(dim=0)) == 6
-    assert len(shared.unique(dim=0)) == 1
+    assert len(own.round(decimals=5).unique(dim=0)) == 6
+    torch.testing.assert_close(shared, shared[:1].expand(6, 8))  # rows of one product may differ in their last bit
 
 
 def test_leading_dimensions_and_the_bias():

@@ -254,10 +254,12 @@ class HealthMonitor(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         start = time.perf_counter()
-        key = next((k for k in ("val/loss", "val_loss", *trainer.callback_metrics) if _is_val_loss(k, trainer)), None)
+        metrics = trainer.callback_metrics  # once: each look at it reads from the device
+        named = [key for key in metrics if key.startswith("val") and "loss" in key]
+        key = next((key for key in ("val/loss", "val_loss", *named) if key in metrics), None)
         if key is not None and self._readings.recent:
             recent = list(self._readings.recent)[-50:]
-            self._readings.val.append(float(trainer.callback_metrics[key]))
+            self._readings.val.append(float(metrics[key]))
             self._readings.train_at_val.append(sum(recent) / len(recent))
             self._ask(trainer, None)
         self._spend(start)
@@ -293,10 +295,6 @@ def _planned(trainer: Trainer) -> float:
     per_epoch = trainer.num_training_batches / max(1, trainer.accumulate_grad_batches)
     by_epochs = per_epoch * trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
     return min(by_epochs, trainer.max_steps) if trainer.max_steps > 0 else by_epochs
-
-
-def _is_val_loss(key: str, trainer: Trainer) -> bool:
-    return key in trainer.callback_metrics and key.startswith("val") and "loss" in key
 
 
 def _write(report: PreflightReport, folder: Path) -> None:

@@ -313,7 +313,8 @@ def _estimated_steps(trainer: Trainer, schedule: Schedule) -> int:
         per_epoch = factors[:epochs] if len(factors) > 1 else factors * (epochs or 1)
         steps = sum(math.ceil(batches / accumulate) for accumulate in per_epoch)
     several = 1 if trainer.lightning_module.automatic_optimization else len(trainer.optimizers)
-    if several > 1 and limit != -1 and limit < steps * several:
+    dry = getattr(trainer, "fast_dev_run", False)  # it sets max_steps, and only asks whether the code runs
+    if several > 1 and limit != -1 and limit < steps * several and not dry:
         why = f"max_steps={limit} counts the steps of all {several} optimizers; pass total_steps=, those of one, to"
     elif limit != -1 or not math.isinf(steps):
         return int(min(steps, math.inf if limit == -1 else limit))
