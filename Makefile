@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint docs bench-blocks bench-diagnosis clean help
+.PHONY: demo test lint docs bench-blocks bench-callbacks bench-diagnosis clean help
 
 demo: .venv/installed  ## generate a project, check it, train it, test it
 	$(PY) scripts/demo.py
@@ -24,6 +24,9 @@ docs: .venv/installed-docs  ## build docs/_build/html; a warning is an error
 
 bench-blocks: .venv-bench/installed  ## speed and memory of the building blocks beside torch and other libraries
 	PYTHONPATH=plugins .venv-bench/bin/python benchmarks/blocks.py
+
+bench-callbacks: .venv/installed  ## what callbacks cost beside the bare Trainer and beside Lightning's and wandb's own
+	$(PY) benchmarks/callbacks.py
 
 bench-diagnosis: .venv-diagnosis/installed  ## faults found and false alarms of the preflight beside other tools, an hour
 	PYTHONPATH=plugins:tests .venv-diagnosis/bin/python benchmarks/diagnosis.py $(ARGS)

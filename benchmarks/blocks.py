@@ -11,81 +11,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import platform
-import statistics
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _table import Call, Result, Skip, part, report, timed
 from torch import Tensor, nn
-
-Call = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of the table."""
-
-    what: str
-    against: str
-    ours: str
-    theirs: str
-    ratio: float | None
-    target: str
-    met: bool | None
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        ratio = "" if self.ratio is None else f"{self.ratio:.3g}"
-        verdict = {True: "yes", False: "**no**", None: ""}[self.met]
-        return self.what, self.against, self.ours, self.theirs, ratio, self.target, verdict
-
-
-class Skip(Exception):  # noqa: N818
-    """A row whose part or peer is missing."""
-
-
-def pairs(ours: Call, theirs: Call, *, number: int, warmup: int = 1) -> tuple[float, float, float]:
-    """Return the median seconds of each and the median ratio, over runs in turn."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    times: list[tuple[float, float]] = []
-    for turn in range(warmup + number):
-        first = clock()
-        ours()
-        second = clock()
-        theirs()
-        third = clock()
-        if turn >= warmup:
-            times.append((second - first, third - second))
-    mine, other = zip(*times, strict=True)
-    return statistics.median(mine), statistics.median(other), statistics.median(a / b for a, b in times)
-
-
-def timed(what: str, against: str, ours: Call, theirs: Call, *, number: int, most: float | None) -> Result:
-    mine, other, ratio = pairs(ours, theirs, number=number)
-    target, met = ("", None) if most is None else (f"≤ {most:g}", ratio <= most)
-    return Result(what, against, _seconds(mine), _seconds(other), ratio, target, met)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
-
-
-def part(room: str, name: str) -> Any:
-    """Return one of our parts, or skip the row."""
-    try:
-        return getattr(importlib.import_module(f"firstlight.{room}"), name)
-    except (ImportError, AttributeError) as error:
-        raise Skip(f"firstlight.{room}.{name} is not there yet") from error
-
 
 # ------------------------------------------------------------------------------------------------------- optimizers
 
@@ -343,24 +280,6 @@ def _mib(value: float) -> str:
 ROWS = (lamb_against_adamw, lamb_against_peers, tokens_time, tokens_memory, nt_xent, focal, lsuv_calls)
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def table(results: list[Result]) -> str:
-    head = ("part", "against", "ours", "theirs", "ratio", "target", "met")
-    rows = [head, *(result.cells for result in results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
@@ -371,21 +290,7 @@ def main() -> int:
     if options.memory:
         print(measure_memory(options.memory))
         return 0
-    results: list[Result] = []
-    skipped: list[str] = []
-    started = time.perf_counter()
-    for rows in ROWS:
-        if options.only not in rows.__name__:
-            continue
-        print(f"{rows.__name__} ...", file=sys.stderr, flush=True)
-        try:
-            results.extend(rows())
-        except Skip as reason:
-            skipped.append(f"skipped: {rows.__name__}: {reason}")
-    clock = "CPU time" if options.threads == 1 else "wall time"
-    print(f"torch {torch.__version__}, {processor()}, {options.threads} thread(s), {clock}\n")
-    print("\n".join([table(results), *skipped]))
-    print(f"\n{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
+    report({rows.__name__: rows for rows in ROWS}, options.only)
     return 0
 
 

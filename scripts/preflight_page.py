@@ -1,4 +1,4 @@
-"""Make docs/figures/preflight.png: a preflight of a set-up with a fault, its page opened in Chromium."""
+"""Make docs/_static/preflight.png: a preflight of a set-up with a fault, its page opened in Chromium."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from firstlight.preflight import run_preflight
 from firstlight.schedules import WarmupCosine, lr_lambda
 
-PICTURE = Path(__file__).parents[1] / "docs" / "figures" / "preflight.png"
+PICTURE = Path(__file__).parents[1] / "docs" / "_static" / "preflight.png"
 EPOCHS = 5
 
 

@@ -31,7 +31,9 @@ FLOORS = {
 # callbacks read what they need from below, and never from modules: they must work on anybody's LightningModule
 FORBIDDEN = {("callbacks", "modules")}
 TORCH_ONLY = [room for room, floor in FLOORS.items() if floor <= 2]
-FILES = sorted(path for path in ROOT.rglob("*.py"))
+# What Lightning calls from outside: it lies above all floors, and imports nothing before it is asked to.
+ENTRY = ROOT / "_autoload.py"
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ENTRY)
 
 
 def room_of(path: Path) -> str:
@@ -79,6 +81,20 @@ def test_other_rooms_are_entered_by_their_door_or_by_what_is_documented(path):
         parts = name.split(".")
         if parts[0] == "firstlight" and len(parts) > 2 and parts[2].startswith("_") and parts[1] != room_of(path):
             assert ".".join(parts[:3]) in allowed, f"{path.name} imports {name}"
+
+
+def test_the_entry_imports_the_standard_library_alone_until_it_is_asked():
+    top = [
+        node
+        for node in ast.parse(ENTRY.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    names = {
+        name
+        for node in top
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+    }
+    assert names <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("room", TORCH_ONLY)

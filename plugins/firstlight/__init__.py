@@ -12,9 +12,10 @@ F1, torch only:
     ``firstlight.optimizers``    LAMB, ``param_groups``; torch's optimizers under the same roof
     ``firstlight.schedules``     optimizer step to a factor of the base rate
 F2:
+    ``firstlight.measures``      batches, gradients and curves to plain numbers
     ``firstlight.checks``        evidence to findings, each check with a code
 F3, with Lightning:
-    ``firstlight.modules``       LightningModules: ``ObjectiveModule`` and ``SupervisedModule``
+    ``firstlight.modules``       LightningModules: ``ObjectiveModule``, and a final one per kind of task
     ``firstlight.preflight``     can this set-up learn? asked of copies, before training
     ``firstlight.tracking``      a W&B logger that cannot stop a run; readers of what was written
 F4:

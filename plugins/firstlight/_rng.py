@@ -25,7 +25,9 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
     """
     numpy = sys.modules.get("numpy")  # a generator that was never imported has no state to lose
     python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
-    with torch.random.fork_rng():
+    # Named, since torch warns of several devices that were not; none of them has a state before its first use.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices):
         try:
             if seed is not None:
                 torch.manual_seed(seed)

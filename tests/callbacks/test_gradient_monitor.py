@@ -154,6 +154,21 @@ def test_nonfinite_steps_are_counted_and_survive_a_resume(tmp_path):
     assert [row["grad/nonfinite_steps"] for row in again.rows][-1] == 4
 
 
+@pytest.mark.filterwarnings("ignore:step 3. the gradient of net.0.weight is not finite")
+def test_a_step_that_clipping_leaves_out_is_not_finite_and_not_clipped(tmp_path):
+    class Once(Plain):
+        def on_after_backward(self):
+            if self.global_step == 3:
+                self.net[0].weight.grad[0, 0] = float("nan")
+
+    logger = Logged(tmp_path)
+    clipping = GradientClipping(max_norm=1e9)
+    fit(Once(), GradientMonitor(), clipping, logger=logger, log_every_n_steps=1, max_epochs=1)
+    assert clipping.skipped_steps == 1
+    assert [row["grad/nonfinite_steps"] for row in logger.rows] == [0, 0, 0, *[1] * 9]
+    assert {row["grad/clip_rate"] for row in logger.rows} == {0.0}
+
+
 def test_reads_values_only_when_the_logger_writes(tmp_path):
     def reads(*callbacks: Callback) -> tuple[int, int]:
         logger = Logged(tmp_path / str(len(callbacks)))

@@ -284,8 +284,17 @@ def test_logs_the_rate_of_each_group_by_name(tmp_path):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             logged.append([trainer.callback_metrics[f"lr/{name}"].item() for name in ("decay", "no_decay")])
 
-    fit(supervised(), LearningRateScheduler(WarmupCosine(0.3)), rates, Reader())
+    fit(supervised(), LearningRateScheduler(WarmupCosine(0.3)), rates, Reader(), log_every_n_steps=1)
     assert [tuple(row) for row in logged] == rates.seen
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_is_logged_is_the_rate_of_its_step(accumulate, tmp_path):
+    """Rates are logged at log steps only; the row of a step holds the rate of that step, and no other row has one."""
+    rates, logger = Rates(), Rows(tmp_path)
+    settings = {"log_every_n_steps": 5, "accumulate_grad_batches": accumulate}
+    fit(Grouped(), LearningRateScheduler(WarmupCosine(0.3)), rates, logger=logger, **settings)
+    assert [row["lr/group_1"] for row in logger.rows] == [fast for _, fast in rates.seen][4::5]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger
 from torchmetrics.classification import MulticlassAccuracy
 
 import firstlight
 from firstlight.callbacks import GradientMonitor, LearningRateScheduler
+from firstlight.layers import GaussianNoise
+from firstlight.losses import NTXentLoss
+from firstlight.modules import ContrastiveModule, GANModule, VAEModule
 from firstlight.regularizers import L1Penalty, L2Penalty
 from firstlight.schedules import Constant
 from firstlight.tracking import read_metrics
@@ -71,8 +75,12 @@ def test_the_page_of_log_keys_has_every_key_and_no_other(tmp_path: Path) -> None
     rows = re.findall(r"^\| (`[^|]+`) \|", page("log-keys"), re.MULTILINE)
     keys = [key for row in rows for key in re.findall(r"`([^`]+)`", row)]
     # Not numbers, or only there with several optimizers, a scaler or accumulation.
-    elsewhere = {"val/predictions", "val/confusion_matrix", "manifest", "lr/<optimizer>/<group>"}
+    elsewhere = {"val/predictions", "val/confusion_matrix", "val/samples", "manifest", "lr/<optimizer>/<group>"}
+    elsewhere |= {"firstlight/verdict", "firstlight/root", "firstlight/findings", "check/<code>"}
     elsewhere |= {"grad/skipped_steps", "grad/window_fraction"}
+    # Of modules for other tasks, whose tests look for them.
+    metrics = ("perplexity", "bits_per_token", "char_error_rate")
+    elsewhere |= {f"{stage}/{metric}" for stage in ("val", "test") for metric in metrics}
     patterns = {key: re.compile(re.sub(r"<(\w+)>", _placeholder, key)) for key in keys if key not in elsewhere}
 
     module = supervised(penalties=[L1Penalty(1e-4), L2Penalty(1e-4)], metrics={"accuracy": MulticlassAccuracy(4)})
@@ -85,7 +93,13 @@ def test_the_page_of_log_keys_has_every_key_and_no_other(tmp_path: Path) -> None
         gradient_clip_val=1.0,
     )
     run.test(module, loader(shuffle=False), verbose=False)
-    logged = set(read_metrics(tmp_path)) - {"epoch"}
+    vae = VAEModule(torch.nn.Linear(8, 4), torch.nn.Linear(2, 8), latent_dim=2, likelihood="gaussian")
+    views = ContrastiveModule(torch.nn.Linear(8, 6), torch.nn.Identity(), NTXentLoss(), augmentation=GaussianNoise(0.1))
+    gan = GANModule(torch.nn.Linear(2, 8), torch.nn.Linear(8, 1), latent_dim=2, r1=1.0, gradient_penalty=1.0)
+    for number, other in enumerate((vae, views, gan)):
+        fit(other, val=loader(shuffle=False), logger=CSVLogger(tmp_path / str(number), name="", version=""))
+    folders = [tmp_path, *(tmp_path / str(number) for number in range(3))]
+    logged = {key for folder in folders for key in read_metrics(folder)} - {"epoch"}
 
     assert {key for key in logged if not any(p.fullmatch(key) for p in patterns.values())} == set()
     assert {key for key, p in patterns.items() if not any(p.fullmatch(known) for known in logged)} == set()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from firstlight._autoload import KNOWN
 from firstlight.cli._main import _parser
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,8 @@ def test_commands_name_what_exists(page: Path, line: str) -> None:
             assert (ROOT / script).is_file()
         case ["firstlight", *arguments]:
             _parser().parse_args(arguments)  # raises for what it does not know
+        case [setting, "python", "train.py"] if setting.startswith("FIRSTLIGHT="):
+            assert set(setting.partition("=")[2].split(",")) <= set(KNOWN)
         case ["cookiecutter", "./firstlight", *arguments]:
             _check_answers(arguments)
         case ["python", "-m", "venv", ".venv"] | ["cd", _] | [".", ".venv/bin/activate"] | ["git", "clone", *_]:

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import functools
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from modules.generative_models import Kept, SaveAfter
 from torch import nn
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy
 
+from firstlight.callbacks import OverfitOneBatch
 from firstlight.losses import CrossEntropyLoss
 from firstlight.modules import ObjectiveModule, SupervisedModule
 from firstlight.regularizers import ActivationPenalty, L1Penalty, L2Penalty
 from firstlight.schedules import Constant, CosineAnnealing
-from helpers import classes_data, fit, loader, supervised, trainer, weights
+from helpers import ResumableLoader, classes_data, fit, loader, supervised, trainer, weights
 
 
 def accuracy() -> MulticlassAccuracy:
     return MulticlassAccuracy(num_classes=4, average="micro")
-
-
-class Kept(Callback):
-    """Keeps the metrics of every training step."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.rows.append({key: float(value) for key, value in trainer.callback_metrics.items()})
 
 
 def test_terms_and_penalties_are_logged_apart_and_add_up():
@@ -186,14 +179,93 @@ def test_own_modules_record_their_arguments_and_those_passed_on(tmp_path):
     assert torch.equal(loaded.net.weight, module.net.weight)
 
 
-def test_weights_may_be_schedules():
-    kept = Kept()
-    schedules = {"size": Constant(warmup=10), "fit": CosineAnnealing(floor=0.5)}
-    fit(WithLambda(3, nn.Linear(8, 4), loss_weights=schedules), kept)
+SCHEDULES = {"size": Constant(warmup="1ep"), "fit": CosineAnnealing(floor=0.5)}
+
+
+def total_at(row: dict[str, float], step: int, total: int, warmup: int) -> float:
+    size = min(1.0, (step + 1) / warmup) * row["train/loss/size"]
+    return size + CosineAnnealing(floor=0.5).factor(step, total) * row["train/loss/fit"]
+
+
+@pytest.mark.parametrize("duration", ["1ep", "5ba"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_weights_may_be_schedules_of_the_step_after_a_resume_too(tmp_path, accumulate, duration):
+    schedules = SCHEDULES | {"size": Constant(warmup=duration)}
+
+    def run(*callbacks, ckpt=None):
+        kept, module = Kept(), WithLambda(3, nn.Linear(8, 4), loss_weights=schedules)
+        settings = {"max_epochs": 2, "accumulate_grad_batches": accumulate, "ckpt": ckpt}
+        fit(
+            module,
+            kept,
+            *callbacks,
+            data=ResumableLoader(),
+            val=loader(shuffle=False),
+            num_sanity_val_steps=1,
+            **settings,
+        )
+        return kept.rows
+
+    rows = run(SaveAfter(tmp_path / "a.ckpt", 3))
+    resumed = run(ckpt=tmp_path / "a.ckpt")
+    assert [len(rows), len(resumed)] == [10, 7]
+    warmup = math.ceil(5 / accumulate)  # steps in an epoch of 5 batches, the last one a shorter window
+    for batch, row in zip([*range(10), *range(3, 10)], rows + resumed, strict=True):
+        step = batch // 5 * warmup + batch % 5 // accumulate
+        assert row["train/loss"] == pytest.approx(total_at(row, step, 2 * warmup, warmup), rel=1e-6)
+
+
+def test_a_second_fit_has_its_own_length():
+    module, kept = WithLambda(3, nn.Linear(8, 4), loss_weights=SCHEDULES), Kept()
+    fit(module, data=ResumableLoader(), max_epochs=1)
+    fit(module, kept, data=ResumableLoader(), max_epochs=3)
     for step, row in enumerate(kept.rows):
-        size = min(1.0, (step + 1) / 10) * row["train/loss/size"]
-        task = CosineAnnealing(floor=0.5).factor(step, 24) * row["train/loss/fit"]
-        assert row["train/loss"] == pytest.approx(size + task, rel=1e-5)
+        assert row["train/loss"] == pytest.approx(total_at(row, step, 15, 5), rel=1e-6)
+
+
+class Manual(WithLambda):
+    """Two optimizers, each of which Lightning counts as a step."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(3, nn.Linear(8, 4), **kwargs)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.01) for part in (self.net, self.scale)]
+
+
+def test_under_manual_optimization_a_step_is_a_batch():
+    kept = Kept()
+    run = fit(Manual(loss_weights=SCHEDULES), kept, data=ResumableLoader(), max_epochs=2)
+    assert run.global_step == 20
+    for step, row in enumerate(kept.rows):
+        assert row["train/loss"] == pytest.approx(total_at(row, step, 10, 5), rel=1e-6)
+
+
+def test_scheduled_weights_count_as_1_where_no_run_is_under_way():
+    module = WithLambda(3, nn.Linear(8, 4), loss_weights={"size": Constant(warmup=99), "fit": CosineAnnealing()})
+    (row,) = trainer().validate(module, loader(shuffle=False), verbose=False)
+    assert row["val/loss"] == pytest.approx(row["val/loss/size"] + row["val/loss/fit"], rel=1e-6)
+    probe = OverfitOneBatch()
+    fit(module, probe, max_steps=1)
+    assert probe.result.passed is not None, "a copy without a Trainer can be trained"
+
+
+def test_a_schedule_of_a_run_without_end_is_named():
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(classes_data())
+
+    module = WithLambda(3, nn.Linear(8, 4), loss_weights={"fit": CosineAnnealing()})
+    data = torch.utils.data.DataLoader(Endless(), batch_size=8)
+    with pytest.raises(ValueError, match=r"loss_weights\['fit'\] must be a schedule without fractions of the run"):
+        fit(module, data=data, max_epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -263,3 +335,14 @@ def test_metrics_of_regression():
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, inputs.sum(1, keepdim=True)), 7)
     (logged,) = trainer().test(module, data, verbose=False)
     assert logged["test/mse"] == pytest.approx(logged["test/loss"], rel=1e-5)
+
+
+def test_validating_before_training_leaves_no_tensors_that_training_cannot_use():
+    """MeanSquaredError writes to its states in place; trainer.validate leaves inference tensors."""
+    module = SupervisedModule(nn.Linear(8, 1), nn.MSELoss(), metrics={"mse": MeanSquaredError()})
+    inputs = classes_data(20).tensors[0]
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, inputs.sum(1, keepdim=True)), 7)
+    run = trainer()
+    run.validate(module, data, verbose=False)
+    run.fit(module, data, data)
+    assert run.callback_metrics["val/mse"] == pytest.approx(run.callback_metrics["val/loss"].item(), rel=1e-5)

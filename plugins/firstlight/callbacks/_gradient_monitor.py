@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from firstlight._require import require
+from firstlight.callbacks._gradient_listener import GradientListener
 from firstlight.callbacks._gradients import gradients, loss_scale, norms_of, scaler_of
+from firstlight.callbacks._packages import lightning_module_class
 from firstlight.callbacks._shadows import Shadows
 
 
@@ -58,6 +60,7 @@ class GradientMonitor(Callback):
         self._before = {"nonfinite_steps": 0.0, "skipped_steps": 0.0}  # the run was resumed
         self._shadows = Shadows()
         self._hooks: list[Any] = []
+        self._listener: GradientListener | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -95,7 +98,8 @@ class GradientMonitor(Callback):
         self._clip_value = float(clip) if clip else None
         self._by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
         # Clipping that is not torch's by norm has no closed form for the norm after it: it is measured.
-        own = is_overridden("configure_gradient_clipping", pl_module) and pl_module.automatic_optimization
+        own = is_overridden("configure_gradient_clipping", pl_module, parent=lightning_module_class(pl_module))
+        own = own and pl_module.automatic_optimization
         self._measure_after = own or (self._clip_value is not None and self._by_value)
         self._clips = self._measure_after or self._clip_value is not None
         self._scaler = scaler_of(trainer)
@@ -153,6 +157,8 @@ class GradientMonitor(Callback):
         norms = _unscaled(norms_of(grads), loss_scale(trainer, optimizer))
         total = torch.linalg.vector_norm(norms)
         self._pending[optimizer] = total
+        if self._listener is not None:
+            self._listener.hear_norms(optimizer, owners, norms, total)
         if self._should_log(trainer):
             for block, members in self._members(pl_module, owners).items():
                 self._in_blocks[optimizer, block] = torch.linalg.vector_norm(norms[members])
@@ -161,7 +167,7 @@ class GradientMonitor(Callback):
         if not self._measure_after:
             clip = self._clip_value
             clipped = total > clip if clip is not None else torch.zeros_like(total, dtype=torch.bool)
-            self._count(total, clipped)
+            self._count(optimizer, total, clipped)
             if clip is not None:
                 # as clip_grad_norm_ does it
                 self._values["grad/clipped_norm"] = total * torch.clamp(clip / (total + 1e-6), max=1.0)
@@ -174,17 +180,21 @@ class GradientMonitor(Callback):
         if self._measure_after:
             for optimizer, total in self._pending.items():
                 left_in = self._left_in.get(optimizer)
-                after = _unscaled(torch.linalg.vector_norm(norms_of(gradients(optimizer)[1])), left_in)
-                self._count(total, after < total * (1 - 1e-6))
+                grads = gradients(optimizer)[1]  # none where clipping has left the step out
+                norm = torch.linalg.vector_norm(norms_of(grads)) if grads else torch.zeros_like(total)
+                after = _unscaled(norm, left_in)
+                self._count(optimizer, total, after < total * (1 - 1e-6))
                 self._values["grad/clipped_norm"] = after
         if self._should_log(trainer):
             self._log(trainer, pl_module)
         self._pending, self._in_blocks, self._left_in, self._micro_batches = {}, {}, {}, 0
 
-    def _count(self, total: Tensor, clipped: Tensor) -> None:
+    def _count(self, optimizer: Optimizer, total: Tensor, clipped: Tensor) -> None:
         finite = torch.isfinite(total)
         step = torch.stack([torch.ones_like(total), (clipped & finite).to(total.dtype), (~finite).to(total.dtype)])
         self._window = step if self._window is None else self._window + step
+        if self._listener is not None:
+            self._listener.hear_count(optimizer, step)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._window is not None
@@ -209,6 +219,8 @@ class GradientMonitor(Callback):
             self._values[f"update/ratio/{block}"] = torch.linalg.vector_norm(change) / size.clamp(min=1e-12)
         for key, value in self._values.items():
             pl_module.log(key, value, on_step=True, on_epoch=False, batch_size=1)
+        if self._listener is not None:
+            self._listener.hear_values(self._values)
         self._window, self._weights, self._values = None, {}, {}
 
     def _should_log(self, trainer: Trainer) -> bool:

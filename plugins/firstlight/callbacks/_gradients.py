@@ -12,6 +12,8 @@ from torch.amp.grad_scaler import OptState
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 def gradients(optimizer: Optimizer) -> tuple[list[nn.Parameter], list[Tensor]]:
     owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -63,20 +65,18 @@ def loss_scale(trainer: Trainer, optimizer: Optimizer) -> Tensor | None:
 def norms_of(tensors: Iterable[Tensor]) -> Tensor:
     """Return the 2-norm of each tensor, in float32 at least: squares of fp16 gradients overflow."""
     tensors = list(tensors)
-    half = [tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors]
-    if any(half) and not all(half):
+    dtypes = {tensor.dtype for tensor in tensors}
+    if len(dtypes) > 1 and not dtypes.isdisjoint(_HALF):
         norms = [norm for tensor in tensors for norm in _foreach_norm([tensor])]
     else:
         norms = list(_foreach_norm(tensors))
-    device = norms[0].device
-    widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
-    return torch.stack([_whole(norm).to(device, widest) for norm in norms])
+    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]  # sharded: sums over ranks
+    if len({(norm.device, norm.dtype) for norm in norms}) > 1:
+        device = norms[0].device
+        widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
+        norms = [norm.to(device, widest) for norm in norms]
+    return torch.stack(norms)
 
 
 def _foreach_norm(tensors: list[Tensor]) -> Sequence[Tensor]:
-    half = tensors[0].dtype in (torch.float16, torch.bfloat16)
-    return torch._foreach_norm(tensors, 2, dtype=torch.float32 if half else None)
-
-
-def _whole(norm: Tensor) -> Tensor:
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # sharded: sums over the ranks
+    return torch._foreach_norm(tensors, 2, dtype=torch.float32 if tensors[0].dtype in _HALF else None)

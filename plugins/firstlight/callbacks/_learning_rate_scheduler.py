@@ -33,7 +33,7 @@ class LearningRateScheduler(Callback):
     Role: actor; it changes the learning rates and nothing else.
     Reads: ``trainer.global_step``; under manual optimization the steps of each optimizer.
     Writes: ``lr`` and ``initial_lr`` of the parameter groups, before the first step and after each one.
-    Logs: ``lr/<group name>``, the rate of the step just taken.
+    Logs, at the Trainer's log steps: ``lr/<group name>``, the rate of the step just taken.
 
     Args:
         schedule: optimizer step to a factor of the base rate.
@@ -137,9 +137,10 @@ class LearningRateScheduler(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        for name, rate in self._rates(trainer):
-            # A tensor on the host: logging a float would copy it to the device at every step.
-            pl_module.log(name, torch.tensor(rate, dtype=torch.float64), on_step=True, on_epoch=False)
+        if trainer._logger_connector.should_update_logs:  # at every step, logging would cost more than all the rest
+            for name, rate in self._rates(trainer):
+                # A tensor on the host: a float would be copied to the device.
+                pl_module.log(name, torch.tensor(rate, dtype=torch.float64), on_step=True, on_epoch=False)
         if self.compose is None:
             self._write(trainer, pl_module)
 

@@ -242,11 +242,12 @@ def _step(
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         trial.disconnected = True
         return False
-    task = torch.stack(recorder.values).sum() if recorder.values else loss.detach().float()
+    if recorder.first and getattr(twin, "reaches_floor", True):
+        trial.floor = recorder.floor
+    # Without a floor for all of it, terms may pull against each other: the loss of the step knows their weights.
+    task = loss.detach().float() if trial.floor is None else torch.stack(recorder.values).sum()
     # What is added to the loss by no known function may be what is not finite.
     trial.losses.append(float(task) if math.isfinite(float(loss.detach())) else math.nan)
-    if recorder.first:
-        trial.floor = recorder.floor
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return True

@@ -55,6 +55,7 @@ class WeightEMA(Callback):
     def _forget(self) -> None:
         self._averages: dict[str, Tensor] = {}
         self._live: list[Tensor] = []
+        self._narrow = False  # whether some of them are 16-bit
         self._kept: list[Tensor] = []  # the weights in training, while validation sees the average
         self._last_step = 0
         self._aside = False
@@ -81,6 +82,7 @@ class WeightEMA(Callback):
         self._last_step = trainer.global_step
         state = _floating_state(pl_module)
         self._live = list(state.values())
+        self._narrow = any(_wide(value) is not value for value in self._live)
         for name, average in self._loaded.items():
             require(name in state, "checkpoint", name, "of the same model: it averages a weight that is not here")
             self._averages[name] = average.to(state[name].device, copy=True)
@@ -101,7 +103,7 @@ class WeightEMA(Callback):
         if not self._averages:
             self._averages = {name: _wide(value).clone() for name, value in _floating_state(pl_module).items()}
             return
-        current = [_wide(value) for value in self._live]
+        current = [_wide(value) for value in self._live] if self._narrow else self._live
         torch._foreach_lerp_(list(self._averages.values()), current, 1.0 - self.decay**self.every_n_steps)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -50,6 +50,8 @@ def column_spreads(rows: Tensor) -> Tensor:
 
 
 def _keys(rows: Tensor) -> list[bytes]:
+    if not len(rows):
+        return []
     flat = rows.detach().reshape(len(rows), -1).cpu().contiguous()
     if flat.is_floating_point():
         flat = flat.float()

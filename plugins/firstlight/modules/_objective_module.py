@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 from torchmetrics import Metric, MetricCollection
 
 from firstlight._require import did_you_mean, require
+from firstlight.modules._batch import size_of
 from firstlight.modules._recorded import recorded
-from firstlight.optimizers import param_groups
+from firstlight.modules._shared import Stage, check_optimizer, log_values, optimizer_of
 from firstlight.schedules import Schedule
-
-Stage: TypeAlias = Literal["train", "val", "test"]
 
 
 class ObjectiveModule(LightningModule, ABC):
@@ -38,12 +39,18 @@ class ObjectiveModule(LightningModule, ABC):
         metrics: torchmetrics by name, updated by :meth:`update_metrics` in validation and test.
         optimizer: from parameter groups to an optimizer; default AdamW at 1e-3. The groups are those of
             :func:`firstlight.optimizers.param_groups`: biases, norms and embeddings do not decay.
-        loss_weights: factor by term, a number or a schedule of the optimizer step; 1 where not given.
+        loss_weights: factor by term, a number or a schedule of the optimizer step (of the training batch under manual
+            optimization); 1 where not given. Outside ``fit`` there is no step to be at, and a schedule counts as 1.
 
     Raises:
-        ValueError: a weight for a term that :meth:`loss_terms` does not return; a term that is not a scalar.
+        ValueError: a weight for a term that :meth:`loss_terms` does not return; a term that is not a scalar; a schedule
+            that needs the length of a run that has none.
         TypeError: an argument that is neither the object asked for nor its spec.
     """
+
+    #: Whether training on one batch alone brings each loss in a step to its lowest value. Where it does not, because
+    #: terms pull against each other or inputs keep changing, ``OverfitOneBatch`` asks that the whole loss falls.
+    reaches_floor: ClassVar[bool] = True
 
     @recorded
     def __init__(
@@ -67,13 +74,13 @@ class ObjectiveModule(LightningModule, ABC):
                     name: metric.clone() for name, metric in metrics.items()
                 }
                 self.stage_metrics[stage] = MetricCollection(clones, prefix=f"{stage}/")
-        if optimizer is not None:
-            require(callable(optimizer), "optimizer", optimizer, "a function of parameter groups", error=TypeError)
+        check_optimizer("optimizer", optimizer)
         self._make_optimizer = optimizer or functools.partial(AdamW, lr=1e-3)
         self.loss_weights = dict(loss_weights or {})
         for name, weight in self.loss_weights.items():
             ok = isinstance(weight, (int, float, Schedule))
             require(ok, f"loss_weights[{name!r}]", weight, "a number or a Schedule", error=TypeError)
+        self._resolved: dict[str, tuple[Schedule, int | None]] = {}  # by term: its schedule in steps, and their number
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -86,10 +93,7 @@ class ObjectiveModule(LightningModule, ABC):
 
     def batch_size(self, batch: Any) -> int:
         """Return the number of samples in ``batch``: the length of the first tensor in it."""
-        for tensor in _tensors(batch):
-            if tensor.ndim:
-                return tensor.shape[0]
-        raise ValueError(f"cannot tell the size of a batch of {type(batch).__name__}; override batch_size(batch)")
+        return size_of(batch)
 
     def objective(self, terms: Mapping[str, Tensor], *, stage: Stage, batch_size: int) -> Tensor:
         """Add up ``terms`` with their weights, in training with the penalties, and log all of it.
@@ -104,19 +108,7 @@ class ObjectiveModule(LightningModule, ABC):
                 values[f"train/penalty/{name}"] = cost = penalty(self)
                 total = total + cost
         values[f"{stage}/loss"] = total
-        training = stage == "train"
-        for name, value in values.items():
-            self.log(
-                name,
-                value.detach(),
-                on_step=training,
-                on_epoch=not training,
-                # a value on the progress bar is read from the device at every training step
-                prog_bar=name == "val/loss",
-                # ranks log their own training loss; averaging it would cost a collective per step
-                sync_dist=not training,
-                batch_size=batch_size,
-            )
+        log_values(self, values, stage=stage, batch_size=batch_size)
         return total
 
     def update_metrics(self, output: Any, target: Any, *, stage: Stage) -> None:
@@ -128,6 +120,10 @@ class ObjectiveModule(LightningModule, ABC):
             self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=stage == "val")
 
     def on_fit_start(self) -> None:
+        for metrics in self.stage_metrics.values():
+            # After trainer.validate their states are inference tensors, which may not be written to in fit.
+            metrics.reset()  # type: ignore[operator]
+        self._resolved = {}
         # Penalties on activations listen to layers, and must do so before the first forward pass.
         for penalty in self.penalties.values():
             if callable(getattr(penalty, "attach", None)):
@@ -143,19 +139,23 @@ class ObjectiveModule(LightningModule, ABC):
         return self.objective(self.loss_terms(batch), stage="test", batch_size=self.batch_size(batch))
 
     def configure_optimizers(self) -> Any:
-        # weight_decay=None: groups that decay take the optimizer's own number, so it is written in one place.
-        optimizer: object = self._make_optimizer(param_groups(self, weight_decay=None))
-        require(
-            isinstance(optimizer, Optimizer), "optimizer", optimizer, "one that returns an Optimizer", error=TypeError
-        )
-        return optimizer
+        return optimizer_of(self, self._make_optimizer, name="optimizer")
 
     def _weight(self, name: str) -> float:
         weight = self.loss_weights.get(name, 1.0)
-        if not isinstance(weight, Schedule):
-            return weight
-        total = int(self.trainer.estimated_stepping_batches) if weight.needs_total else None
-        return weight.factor(self.trainer.global_step, total)
+        return self._factor(name, weight) if isinstance(weight, Schedule) else weight
+
+    def _factor(self, name: str, schedule: Schedule) -> float:
+        """Return the factor of this step of ``fit``; 1 elsewhere, as on a copy without a Trainer."""
+        trainer = self._trainer
+        if not isinstance(trainer, Trainer) or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return 1.0
+        if name not in self._resolved:
+            self._resolved[name] = _in_steps(f"loss_weights[{name!r}]", schedule, trainer)
+        schedule, total = self._resolved[name]
+        # Under manual optimization trainer.global_step counts the steps of every optimizer.
+        batches = trainer.fit_loop.epoch_loop._batches_that_stepped
+        return schedule.factor(trainer.global_step if self.automatic_optimization else batches, total)
 
     def _check(self, terms: Mapping[str, Tensor]) -> None:
         require(len(terms) > 0, "loss_terms", terms, "at least one named term")
@@ -178,9 +178,14 @@ def _by_name(penalties: Sequence[nn.Module]) -> dict[str, nn.Module]:
     return named
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, (list, tuple)) else []
+def _in_steps(name: str, schedule: Schedule, trainer: Trainer) -> tuple[Schedule, int | None]:
+    """Return ``schedule`` with durations in optimizer steps, and the length of the run if the schedule needs it."""
+    batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
+    per_epoch = None if math.isinf(batches) else math.ceil(batches / accumulate)
+    schedule = schedule.resolve(steps_per_epoch=per_epoch, steps_per_batch=1 / accumulate)
+    if not schedule.needs_total:
+        return schedule, None
+    total = trainer.estimated_stepping_batches
+    known = 0 < total < math.inf
+    require(known, name, schedule, "a schedule without fractions of the run, whose length is not known; set max_steps")
+    return schedule, int(total)

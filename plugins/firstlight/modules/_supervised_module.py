@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from firstlight._require import require
-from firstlight.modules._objective_module import ObjectiveModule, Stage
+from firstlight.modules._objective_module import ObjectiveModule
+from firstlight.modules._shared import Stage
 from firstlight.schedules import Schedule
 
 

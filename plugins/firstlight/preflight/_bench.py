@@ -56,8 +56,8 @@ class Bench:
         ``instead`` is ``{"path": ..., "nth": ..., "output": ...}``: a module call to replace.
         """
         ran = self.last = Ran()
-        modes = {layer: layer.training for layer in self.twin.modules()}
-        buffers = {name: (value, value._version, value.clone()) for name, value in self.twin.named_buffers()}
+        plain = {layer: _plain_values(layer) for layer in self.twin.modules()}
+        buffers = [(value, value.clone()) for value in self.twin.buffers()]
         tape = Tape(self.twin, detail=detail)
         ran.record = tape.record
         if not training:
@@ -78,11 +78,11 @@ class Bench:
                     if backward and loss.requires_grad:
                         loss.backward()  # type: ignore[no-untyped-call]
         finally:
-            for layer, mode in modes.items():
-                layer.training = mode
+            for layer, values in plain.items():
+                vars(layer).update(values)
             with torch.no_grad():
-                for value, version, kept in buffers.values():
-                    if value._version != version:
+                for value, kept in buffers:
+                    if not torch.equal(value, kept):  # batch norm moves its statistics without a new version
                         value.copy_(kept)
         return ran
 
@@ -122,6 +122,11 @@ class Bench:
             del shadows.manual_backward
             for optimizer in optimizers:
                 optimizer.__dict__.pop("step", None)
+
+
+def _plain_values(layer: Any) -> dict[str, Any]:
+    """Return modes and counters: a step that counts itself must not count the steps of a bench."""
+    return {name: value for name, value in vars(layer).items() if isinstance(value, (bool, int, float, str))}
 
 
 def step_of(module: LightningModule, batch: Any) -> Any:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from firstlight._rng import isolated_rng
 from firstlight.preflight._bench import Bench, Ran
 from firstlight.preflight._subject import size_of, tensors_of, with_tensors
 
@@ -49,8 +49,7 @@ def _matters(bench: Bench, whole: Any, position: int) -> bool:
     """Whether the loss changes when one tensor of the batch holds the same for all samples."""
 
     def losses(batch: Any) -> list[float]:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with isolated_rng(0):
             return [float(loss.detach()) for loss in bench.run(batch).losses]
 
     plain = losses(whole)

@@ -33,20 +33,28 @@ def probe_batches(subject: Subject, layout: Layout, evidence: Evidence) -> None:
     val_inputs = _joined([layout.input_of(batch) for batch in subject.val])
     val_targets = _joined([layout.target_of(batch) for batch in subject.val])
     _nonfinite(subject, evidence)
+    if val_inputs is None:
+        evidence.skip("splits/", "there is no validation data, or its samples differ in shape")
     if inputs is None:
-        evidence.skip("inputs/", "samples differ in shape, or the model takes no tensor of the batch")
+        for key in ("inputs/", "splits/", "labels/"):
+            evidence.skip(key, "samples differ in shape, or the model takes no tensor of the batch")
     else:
         _inputs(inputs, evidence)
         if val_inputs is not None and val_inputs.shape[1:] == inputs.shape[1:]:
             _splits(inputs, val_inputs, evidence)
+        evidence.skip("splits/", "validation inputs have another shape")
     if targets is None:
-        evidence.skip("targets/", "the batch holds no single target tensor beside the inputs")
+        for key in ("targets/", "labels/", "data/order_ratio"):
+            evidence.skip(key, "the batch holds no single target tensor beside the inputs")
         return
     _targets(targets, evidence)
+    evidence.skip("labels/", "inputs and targets differ in number")
     if inputs is not None and len(inputs) == len(targets):
         _signal(inputs, targets, val_inputs, val_targets, evidence)
     if _are_classes(targets):
         _order([layout.target_of(batch) for batch in subject.train], evidence)
+    for key in ("targets/classes", "targets/least_share", "data/order_ratio"):
+        evidence.skip(key, "targets are not one class a sample")
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

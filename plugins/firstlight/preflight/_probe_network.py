@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from firstlight._rng import isolated_rng
 from firstlight.checks import Evidence
 from firstlight.preflight._bench import Bench, Ran
 from firstlight.preflight._layout import Layout
@@ -39,8 +40,7 @@ def probe_network(bench: Bench, ran: Ran, layout: Layout, evidence: Evidence) ->
 
 
 def _predict(bench: Bench, batch: Any, *, training: bool = False, seed: int = 0) -> Tensor:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with isolated_rng(seed):
         found = bench.run(batch, training=training).record.prediction
     assert found is not None
     return found.detach().float()
@@ -106,23 +106,13 @@ def _causal(bench: Bench, batch: Any, layout: Layout, prediction: Tensor, eviden
         evidence.add({"targets/copy_inputs": bool(torch.equal(target.reshape(given.shape), given))})
     else:
         evidence.skip("targets/copy_inputs", "targets are not tokens like the inputs")
-    shifted = (
-        tokens is not None
-        and given is not None
-        and target is not None
-        and given.ndim == 2
-        and not given.is_floating_point()
-        and target.numel() == given.numel()
-        and given.shape[1] > 2
-        and prediction.ndim >= 3
-        and bool(torch.equal(given[:, 1:], target.reshape(given.shape)[:, :-1]))
-    )
-    if not shifted:
+    read = [tensor for network in call.networks for tensor in network.inputs]
+    given = next((tensor for tensor in read if _is_shifted(tensor, tokens, target)), None)
+    if given is None or tokens is None or prediction.ndim < 3:
         evidence.skip("network/look_ahead", "targets are not the inputs shifted by one")
         return
-    assert tokens is not None
     moved = tokens.clone()
-    length = given.shape[1] if given is not None else tokens.shape[1]
+    length = given.shape[1]
     moved[:, length - 1] = torch.where(moved[:, length - 1] == moved[0, 0], moved[0, 1], moved[0, 0])
     position = layout.inputs[0]
     changed = _with(batch, position, moved)
@@ -131,6 +121,15 @@ def _causal(bench: Bench, batch: Any, layout: Layout, prediction: Tensor, eviden
     earlier = slice(0, length - 1)
     difference = (before - after).abs().movedim(time_dim, 1)[:, earlier].max()
     evidence.add({"network/look_ahead": float(difference) / max(float(before.abs().max()), 1e-12)})
+
+
+def _is_shifted(given: Tensor, tokens: Tensor | None, target: Tensor | None) -> bool:
+    """Whether a network is given the tokens of the batch, and asked for the next ones."""
+    if tokens is None or target is None or given.ndim != 2 or given.is_floating_point() or given.shape[1] < 3:
+        return False
+    if target.numel() != given.numel() or not torch.equal(tokens[:, : given.shape[1]], given):
+        return False
+    return bool(torch.equal(given[:, 1:], target.reshape(given.shape)[:, :-1]))
 
 
 def _with(batch: Any, position: int, tensor: Tensor) -> Any:
@@ -187,7 +186,11 @@ def _linear(bench: Bench, batch: Any, layout: Layout, evidence: Evidence) -> Non
         for part in parts:
             full = given.clone()
             full[:half] = part
-            outputs.append(_predict(bench, _with(batch, position, full))[:half])
+            try:
+                outputs.append(_predict(bench, _with(batch, position, full))[:half])
+            except Exception as error:  # a loss of shares takes no inputs beyond 1
+                evidence.skip("network/curvature", f"the step refuses other inputs: {error}")
+                return
         if any(len(output) != half for output in outputs):
             evidence.skip("network/curvature", "outputs are not one a sample")
             return

@@ -94,7 +94,9 @@ def _simulate(bench: Bench, evidence: Evidence) -> dict[str, Any]:
                 number += 1
         for scheduler, interval, frequency in copies:
             ended = (step + 1) % per_epoch == 0 and (step + 1) // per_epoch % frequency == 0
-            if ended if interval == "epoch" else (step + 1) % frequency == 0:
+            # Lightning counts the batches of an epoch, and asks where the optimizer has stepped
+            batches = min((step % per_epoch + 1) * bench.plan.accumulate, bench.plan.num_batches)
+            if ended if interval == "epoch" else batches % frequency == 0:
                 scheduler.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch warns
                 scheduler.step()  # type: ignore[call-arg]
     first = next(iter(groups.values()))

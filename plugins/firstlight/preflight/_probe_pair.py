@@ -78,6 +78,7 @@ class Watcher(Callback):
             raise ForeignError("configure_optimizers gives the original's parameters even on a copy")
         if self.factor != 1.0:
             _scale_rates(trainer, self.factor)
+        self.run.name = self.run.name or _describe(trainer.optimizers)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.names = {id(p): name for name, p in pl_module.named_parameters() if p.requires_grad}
@@ -232,7 +233,14 @@ def probe_pair(subject: Subject, batch: Any, evidence: Evidence, *, deadline: fl
         constant = initial if math.isfinite(initial) else math.nan
     own = _own(subject, batch, constant, deadline)
     _read_own(own, constant, evidence)
+    if time.monotonic() > deadline:
+        evidence.add({"budget/spent": True})
+    if "pair/own" in evidence:
+        for key in ("pair/undecayed", "pair/initialized", "pair/without_dropout"):
+            evidence.skip(key, "there was nothing to explain, or another cause was found first")
     pictures: dict[str, Any] = {"own": own.losses, "own_name": own.name, "constant": constant}
+    if not own.losses and own.error is None:  # nothing to hold a reference against
+        return pictures
     if _share(own.losses, constant) < _LEARNT and not own.stale:
         evidence.skip("pair/reference", "the user's own optimizer learns the batch")
         return pictures
@@ -360,8 +368,7 @@ def _own(
         change(twin, readings)
     watcher = Watcher(run, original, deadline, enough, ascent=factor == 1.0, factor=factor)
     try:
-        trainer = fit(twin, subject.plan, [batch], [watcher, Stop(limit)])
-        run.name = _describe(trainer.optimizers)
+        fit(twin, subject.plan, [batch], [watcher, Stop(limit)])
     except Exception as error:  # the user's own hooks, on a copy: said as a reason
         run.error = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
     return run
@@ -411,7 +418,9 @@ def _reference(
 
 
 def _describe(optimizers: list[Optimizer]) -> str:
-    return ", ".join(f"{type(o).__name__} at {float(o.param_groups[0]['lr']):.3g}" for o in optimizers)
+    groups = [(type(optimizer).__name__, optimizer.param_groups[0]) for optimizer in optimizers]
+    # a schedule has scaled "lr" already, and keeps the base rate here
+    return ", ".join(f"{name} at {float(group.get('initial_lr', group['lr'])):.3g}" for name, group in groups)
 
 
 def _read_own(own: Run, constant: float, evidence: Evidence) -> None:
@@ -433,10 +442,10 @@ def _read_own(own: Run, constant: float, evidence: Evidence) -> None:
     else:
         evidence.skip("update/ascent", "no step moved the weights")
     if not own.losses:
-        evidence.skip("pair/own", "the step returns no loss")
+        evidence.skip("pair/", "the step returns no loss")
         return
     if not math.isfinite(constant):
-        evidence.skip("pair/own", "the loss is not finite at the start")
+        evidence.skip("pair/", "the loss is not finite at the start")
         return
     evidence.add(
         {

@@ -45,11 +45,14 @@ def probe_steps(bench: Bench, ran: Ran, evidence: Evidence) -> None:
         twin.zero_grad()
     if not any(loss.requires_grad for step in records for loss in step.losses):
         evidence.add({"loss/connected": False})
+        for key in ("gradient/", "activations/"):
+            evidence.skip(key, "the loss has no gradient")
         return
     evidence.add({"loss/connected": True})
     unreached = [name for name in trainable if name not in seen]
     zero = [name for name, gradient in seen.items() if not bool(gradient.count_nonzero())]
-    finite = {name: gradient for name, gradient in seen.items() if bool(torch.isfinite(gradient).all())}
+    ordered = {name: seen[name] for name in trainable if name in seen}
+    finite = {name: gradient for name, gradient in ordered.items() if bool(torch.isfinite(gradient).all())}
     evidence.add(
         {
             "gradient/none": unreached,

@@ -187,12 +187,12 @@ def _probe(
             layout = attempt((), lambda: layout_of(bench, pair, again)) or layout
             path = again.record.networks[-1].path if again.record.networks else ""
             evidence.add({"layout/inputs": layout.inputs, "layout/targets": layout.targets, "network/path": path})
-        attempt(("model/", "gradient/", "activations/", "loss/"), lambda: probe_steps(bench, ran, evidence))
+        attempt(_OF_THE_STEP, lambda: probe_steps(bench, ran, evidence))
         schedule = attempt(("optimizer/", "schedule/"), lambda: probe_optimizers(bench, evidence))
         if schedule:
             pictures["schedule"] = schedule
-        attempt(("network/",), lambda: probe_network(bench, ran, layout, evidence))
-        attempt(("data/", "inputs/", "targets/", "labels/"), lambda: probe_batches(subject, layout, evidence))
+        attempt(_OF_THE_NETWORK, lambda: probe_network(bench, ran, layout, evidence))
+        attempt(_OF_THE_DATA, lambda: probe_batches(subject, layout, evidence))
         if again is not None:
             attempt(("loss/",), lambda: probe_loss(bench, pair, again, layout, evidence))
         attempt((), lambda: pictures.update(inputs=inputs_picture(ran, layout, bench.batch)))
@@ -200,7 +200,7 @@ def _probe(
     batches = _bench_batches(subject)
     attempt(_OF_THE_BENCH, lambda: on_bench(subject.module, plan, batches, on))
     if "data/batches" not in evidence:
-        attempt(("data/", "inputs/", "targets/", "labels/"), lambda: probe_batches(subject, layout, evidence))
+        attempt(_OF_THE_DATA, lambda: probe_batches(subject, layout, evidence))
     evidence.add({"data/nonfinite": evidence.get("data/nonfinite", 0)})
     curves = attempt(
         ("pair/", "update/", "gradient/stale", "gradient/later", "gradient/clip_norms"),
@@ -212,7 +212,10 @@ def _probe(
     pictures["layers"] = layers_picture(evidence)
 
 
-_OF_THE_BENCH = ("model/", "gradient/", "activations/", "loss/", "optimizer/", "schedule/", "network/")
+_OF_THE_NETWORK = ("network/", "targets/copy_inputs")
+_OF_THE_STEP = ("model/", "gradient/", "activations/", "loss/")
+_OF_THE_BENCH = (*_OF_THE_STEP, *_OF_THE_NETWORK, "optimizer/", "schedule/", "targets/label_range")
+_OF_THE_DATA = ("data/", "inputs/", "targets/", "labels/", "splits/")
 
 
 def _bench_batches(subject: Subject) -> list[Any]:

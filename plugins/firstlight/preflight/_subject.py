@@ -46,7 +46,7 @@ def subject_of(module: LightningModule, data: Any, trainer: Trainer | None) -> S
     require(len(train) > 0, "data", data, "data with at least one training batch", error=TypeError)
     val = _take(val_loader) if val_loader is not None else []
     if not val:
-        notes["val/"] = "there is no validation data"
+        notes["splits/"] = "there is no validation data"
     return Subject(module, _plan(module, trainer, train_loader), train, val, notes)
 
 

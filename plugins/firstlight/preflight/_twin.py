@@ -190,7 +190,7 @@ def alone() -> Iterator[None]:
 @contextlib.contextmanager
 def writes_nothing() -> Iterator[None]:
     """Send what this thread opens for writing, or saves with torch, to files that vanish."""
-    opened, saved, thread = builtins.open, torch.save, threading.get_ident()
+    opened, saved, thread, here = builtins.open, torch.save, threading.get_ident(), os.getcwd()  # noqa: PTH109
     # Compilers keep what they built in folders of their own, and read it back by name.
     caches = tuple(os.path.realpath(path) for path in (tempfile.gettempdir() + "/torchinductor_", "~/.triton", "/dev/"))
 
@@ -215,3 +215,4 @@ def writes_nothing() -> Iterator[None]:
         finally:
             builtins.open = io.open = opened
             torch.save = saved
+            os.chdir(here)  # a step may have gone elsewhere

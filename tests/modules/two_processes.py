@@ -1,0 +1,75 @@
+"""Trains and measures both modules under DDP in two gloo processes; writes down what each rank saw."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from modules.language_models import CausalTransformer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from firstlight.losses import LinearCrossEntropyLoss
+from firstlight.modules import LanguageModule, TranscriptionModule
+from helpers import trainer
+
+KINDS = 12
+
+
+def modules() -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = CausalTransformer(KINDS, width=16, depth=1, heads=2, context=16)
+    loss = LinearCrossEntropyLoss(label_smoothing=0.1)
+    return {
+        "language": LanguageModule(
+            model,
+            nn.Linear(16, KINDS),
+            loss,
+            tie_to="embedding",
+            context_length=16,
+            alphabet="abcdefghijkl",
+            sample_prompts=["abc"],
+        ),
+        "transcription": TranscriptionModule(nn.Linear(6, 5), beam_width=3),
+    }
+
+
+def data() -> dict[str, DataLoader]:
+    """Return batches of 3 from 12 samples: every second one, so those of rank 1, have few targets."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(KINDS, (12, 17), generator=generator)
+    target = tokens[:, 1:].clone()
+    target[1::2, 2:] = -100
+    target[3] = -100  # none at all
+    frames, labels = 3 * torch.randn(12, 10, 6, generator=generator), torch.randint(1, 5, (12, 4), generator=generator)
+    frame_lengths, label_lengths = torch.full((12,), 10), torch.full((12,), 4)
+    label_lengths[1::2] = 1
+    sets: dict[str, tuple[Tensor, ...]] = {
+        "language": (tokens[:, :-1], target),
+        "transcription": (frames, labels, frame_lengths, label_lengths),
+    }
+    return {name: DataLoader(TensorDataset(*tensors), batch_size=3) for name, tensors in sets.items()}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    os.chdir(folder)
+    seen: dict[str, Any] = {}
+    for name, module in modules().items():
+        run = trainer(devices=2, strategy="ddp", max_epochs=1)
+        (seen[name],) = run.validate(module, data()[name], verbose=False)
+        run.fit(module, data()[name], data()[name])
+        seen[f"{name} trained"] = {key: float(value) for key, value in run.callback_metrics.items() if "val/" in key}
+        run.save_checkpoint(folder / f"{name}.ckpt")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    (folder / f"rank{rank}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
