@@ -248,7 +248,7 @@ OTHER_SEVERITIES = [
     ("FL306", {"pair/own": 0.5}, INFO),
     ("FL404", {"pair/own": 0.5}, INFO),
     ("FL503", {"pair/own": 0.85, "pair/better_factor": 0.1}, WARNING),
-    ("FL504", {"pair/own": 0.85, "pair/better_factor": 10.0}, WARNING),
+    ("FL504", {"pair/own": 0.85, "pair/better_factor": 10.0}, INFO),
     ("FL505", {"schedule/rest": 0.4, "schedule/peak": 0.49}, ERROR),
     ("FL613", {"watch/spikes": [7], "watch/spike_stays": True}, WARNING),
     ("FL615", {"watch/ratios": [0.9e-6] * 20}, WARNING),
