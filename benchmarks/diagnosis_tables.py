@@ -234,11 +234,11 @@ class Outcomes:
                 self.totals() + "\n",
                 *notes,
                 "\n" + self.more(),
-                "\n### Faults\n",
+                "\n## Faults\n",
                 "Columns of rivals: runs with an alarm (error or warning) on the faulty program / on its fixed twin; "
                 "* where one of them names the cause; – where it is not made for such a program.\n",
                 self.faults(),
-                "\n### Healthy programs\n",
+                "\n## Healthy programs\n",
                 self.healthy(),
             ]
         )
