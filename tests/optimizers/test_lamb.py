@@ -379,7 +379,10 @@ def test_shards_share_the_norm_of_their_layer(tmp_path):
     """Under FSDP2 the norms of the paper are those of whole layers."""
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": str(here.parents[1] / "plugins")}
-    command = [sys.executable, str(here / "two_shards.py"), str(tmp_path / "meeting")]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+    for meeting in ("meeting", "again"):  # gloo aborts a process now and then while its threads are torn down
+        command = [sys.executable, str(here / "two_shards.py"), str(tmp_path / meeting)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+        if "SIGABRT" not in shown.stderr:
+            break
     assert shown.returncode == 0, shown.stderr[-3000:]
     assert float(shown.stdout) < 1e-14
