@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diagnosis_rivals import PROBES, RIVALS, WATCHERS, Said, applies
-from diagnosis_tables import STRESS, Outcomes, Record, alarms, wrong
+from _diagnosis_rivals import PROBES, RIVALS, WATCHERS, Said, applies
+from _diagnosis_tables import STRESS, Outcomes, Record, alarms, wrong
 from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
 from torch.utils.data import DataLoader
 
@@ -70,7 +70,6 @@ def preflight(task: Task) -> Record:
         named = [finding.name for finding in report.findings if finding.severity == severity]
         record[f"{severity}s"] = list(dict.fromkeys(named))  # the root is the first of its severity
     record["root"] = report.root.name if report.root else None
-    record["skipped"] = sorted(report.skipped)
     if report.crashed:
         record["crashed"] = sorted(report.crashed)
     if task.buggy and report.root is not None:

@@ -30,12 +30,12 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def tables(script: Any) -> Any:
-    return importlib.import_module("diagnosis_tables")
+    return importlib.import_module("_diagnosis_tables")
 
 
 @pytest.fixture
 def rivals(script: Any) -> Any:
-    return importlib.import_module("diagnosis_rivals")
+    return importlib.import_module("_diagnosis_rivals")
 
 
 def cells(markdown: str, start: str) -> list[str]:
@@ -118,6 +118,7 @@ def test_an_interval_of_none_is_wilsons(tables: Any, total: int):
     z = NormalDist().inv_cdf(0.975)
     assert tables.wilson(0, total) == pytest.approx((0, z * z / (total + z * z)))
     assert tables.wilson(total, total) == pytest.approx((total / (total + z * z), 1))
+    assert tables.shown([False] * 180) == "0 of 180 (0 %; 0 to 2 %)"  # 2.1 %
 
 
 def test_new_outcomes_take_the_place_of_old_ones_of_the_same_run(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import datetime
 import math
-import platform
 import statistics
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
-from diagnosis_rivals import PROBES, RIVALS
+from _diagnosis_rivals import PROBES, RIVALS
+from _table import processor
 
 from benchmark import CASES, Case
 
@@ -76,9 +75,8 @@ def shown(hits: Iterable[bool]) -> str:
     if not outcomes:
         return ""
     low, high = wilson(sum(outcomes), len(outcomes))
-    return f"{sum(outcomes)} of {len(outcomes)} ({sum(outcomes) / len(outcomes):.0%}; {low:.0%} to {high:.0%})".replace(
-        "%", " %"
-    )
+    share = sum(outcomes) / len(outcomes)
+    return f"{sum(outcomes)} of {len(outcomes)} ({100 * share:.0f} %; {100 * low:.0f} to {100 * high:.0f} %)"
 
 
 # ----------------------------------------------------------------------------------------------------------- tables
@@ -223,9 +221,7 @@ class Outcomes:
 
     def page(self, *, command: str) -> str:
         notes = [f"- **{RIVALS[name].title}**: {RIVALS[name].note}." for name in self.rivals]
-        notes += [
-            f"- **{rival.title}** was not installed." for name, rival in RIVALS.items() if name not in self.rivals
-        ]
+        notes += [f"- **{rival.title}** was not run." for name, rival in RIVALS.items() if name not in self.rivals]
         seeds = sorted({r["seed"] for r in self.of("preflight")})
         return "\n".join(
             [
@@ -258,9 +254,3 @@ def mean(values: Iterable[float | None]) -> str:
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in [head, *rows]]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((text.partition(":")[2].strip() for text in lines if text.startswith("model name")), platform.machine())
