@@ -172,7 +172,9 @@ class LinearNetwork(Check):
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         curvature = evidence["network/curvature"]
-        if curvature < 1e-4:
+        # Branches that start at zero pass no gradient at first, and open in a few steps: then there is a curve.
+        opening = set(evidence.get("gradient/zero", ())) & set(evidence.get("pair/reached", ()))
+        if curvature < 1e-4 and not opening:
             yield self.finding(
                 Severity.INFO if evidence.get("network/bottleneck") else Severity.ERROR,
                 value=curvature,

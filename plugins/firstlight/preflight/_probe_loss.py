@@ -162,7 +162,8 @@ def _double_activation(ran: Ran, evidence: Evidence) -> None:
 def _head(of: LossOf, outputs: Tensor, constant: float, reach: list[float | None], evidence: Evidence) -> None:
     """The lowest loss with free outputs, and with outputs that the head can give."""
     low, high = reach
-    if low is None and high is None:
+    # Log-probabilities pull each other: a box around each does not hold them, and all that a loss asks for is there.
+    if (low is None and high is None) or evidence.get("network/log_simplex"):
         evidence.add({"loss/reachable": 0.0})
         return
     if low is not None and high is not None and high - low <= 1e-6 * max(abs(low), abs(high), 1e-6):

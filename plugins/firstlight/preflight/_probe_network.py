@@ -66,13 +66,23 @@ def _mixing(bench: Bench, batch: Any, prediction: Tensor, evidence: Evidence) ->
         evidence.skip("network/mixing", "outputs are not one a sample")
         return
     whole = _predict(bench, batch)
+    received = _received(bench)
     # Every other sample becomes a copy of the first: its own output has no reason to move.
     alone = _predict(bench, part_of(batch, torch.zeros(size, dtype=torch.long)))
     if len(alone) != len(whole):
         evidence.skip("network/mixing", "outputs are not one a sample")
         return
+    if received is not None and not torch.equal(received, _received(bench)):  # type: ignore[arg-type]
+        evidence.skip("network/mixing", "the step itself mixes samples before the network gets them")
+        return
     difference = float((whole[0] - alone[0]).abs().max())
     evidence.add({"network/mixing": difference / max(float(whole.abs().max()), 1e-12)})
+
+
+def _received(bench: Bench) -> Tensor | None:
+    """Return what the first network call of the last step was given as its first sample."""
+    given = next((call.inputs[0] for call in bench.last.record.networks if call.inputs), None)
+    return None if given is None or not given.ndim else given[0].detach().clone()
 
 
 def _random(bench: Bench, ran: Ran, evidence: Evidence) -> None:
