@@ -75,7 +75,7 @@ ROWS: dict[str, Row] = {
     ),
     "FL113": Row(ERROR, {"targets/copy_inputs": True}, ({"targets/copy_inputs": False},)),
     "FL201": Row(ERROR, {"loss/finite": False}, ({"loss/finite": True},)),
-    "FL202": Row(ERROR, SLOPES, ({"activations/dead": {"net.1": 0.94}}, {"activations/samples": 63})),
+    "FL202": Row(ERROR, SLOPES, ({"activations/dead": {"net.1": 0.94}},)),
     "FL203": Row(
         ERROR, {"activations/saturated": {"net.1": 0.51}, "pair/own": 0.6}, ({"activations/saturated": {"net.1": 0.5}},)
     ),
@@ -291,6 +291,13 @@ def test_the_healthy_side_of_each_threshold_is_silent(check: Check):
 def test_what_is_known_besides_sets_the_severity(code: str, change: dict[str, Any], severity: Severity):
     (found,) = found_by(known_checks()[code], ROWS[code].faulty | change)
     assert found.severity == severity
+
+
+def test_too_few_samples_say_nothing_of_dead_units():
+    check, few = known_checks()["FL202"], Evidence(SLOPES | {"activations/samples": 63})
+    assert check.missing(few) == "63 samples are too few to call a unit dead"
+    assert check(few) == []
+    assert check.missing(Evidence(SLOPES | {"activations/samples": 64})) is None
 
 
 @every_check

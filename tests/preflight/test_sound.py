@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from firstlight.checks import Severity
 from firstlight.preflight import run_preflight
@@ -64,3 +65,29 @@ def test_nothing_is_said(name: str) -> None:
     report = run_preflight(module, data, trainer=trainer(max_epochs=20))
     assert [str(found) for found in report.findings if found.severity >= Severity.WARNING] == []
     assert not report.crashed
+
+
+class Reconstructs(Plain):
+    """A batch that is one tensor, with no target beside it."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.mse_loss(self.net(batch), batch)
+
+
+def test_a_batch_may_be_a_bare_tensor() -> None:
+    torch.manual_seed(0)
+    module = Reconstructs(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)))
+    data = DataLoader(torch.randn(96, 8), batch_size=8)  # type: ignore[arg-type, var-annotated]
+    report = run_preflight(module, data, trainer=trainer(max_epochs=20))
+    assert [str(found) for found in report.findings if found.severity >= Severity.WARNING] == []
+    assert report.readings["pair/own"] < 0.5, "small batches were joined, and the batch was learned"
+    assert not report.crashed
+
+
+def test_what_was_not_looked_at_has_not_passed() -> None:
+    """Two samples say nothing of dead units, and data that were not read may hold NaN."""
+    data = loader(num_samples=8, batch_size=2)
+    report = run_preflight(Plain(mlp()), data, trainer=trainer(max_epochs=2))
+    assert "too few" in report.skipped["FL202"]
+    report = run_preflight(Plain(mlp()), data, trainer=trainer(max_epochs=2), budget_seconds=1e-9)
+    assert report.skipped["FL101"] == "the budget of time is spent"

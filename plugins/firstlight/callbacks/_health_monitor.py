@@ -74,7 +74,7 @@ class HealthMonitor(Callback):
         self._sample: dict[str, Any] = {}
         self._batches = self._ask_at = 0
         self._batch: Any = None
-        self._layers = self._replay = False
+        self._layers = False
 
     @property
     def overhead(self) -> float:
@@ -147,6 +147,7 @@ class HealthMonitor(Callback):
             gradients = norms_of([p.grad for p in owners])  # type: ignore[misc]
             sizes = norms_of([p.detach() for p in owners])
             self._sample.setdefault("steps", []).append((names, gradients, sizes))
+            self._sample["rate"] = max(float(group["lr"]) for group in optimizer.param_groups)
             self._before |= {name: p.detach().clone() for name, p in named.items()}
         self._spend(start)
 
@@ -206,7 +207,9 @@ class HealthMonitor(Callback):
             readings.still[name] = readings.still.get(name, 0) + 1 if change == 0 and name in readings.reached else 0
             if sizes[name] > 1e-3 * now[name].numel() ** 0.5:
                 ratios.append(change / sizes[name])
-        if ratios:
+        readings.peak_rate = max(readings.peak_rate, self._sample["rate"])
+        # in a warm-up or a trough updates are short by intent
+        if ratios and self._sample["rate"] > 0.1 * readings.peak_rate:
             readings.ratios.append(sorted(ratios)[len(ratios) // 2])
         seen = self._sample.get("activations")
         if seen is not None and seen.samples:

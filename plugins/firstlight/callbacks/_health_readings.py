@@ -29,6 +29,7 @@ class Readings:
 
     steps: int = 0
     stride: int = 1
+    peak_rate: float = 0.0
     nonfinite_step: int | None = None
     nonfinite_where: str = ""
     relative: dict[str, float] = field(default_factory=dict)  # gradient over weight, the last sample

@@ -7,6 +7,8 @@ from typing import final
 
 from firstlight.checks._check import Check, Evidence, Finding, Severity, some
 
+_FEWEST_SAMPLES = 64  # in which no unit has a slope, before it is called dead
+
 
 @final
 class NonfiniteForward(Check):
@@ -49,8 +51,14 @@ class DeadUnits(Check):
     needs = ("activations/dead", "activations/samples")
     why = "A unit without slope passes no gradient: the layers before it do not learn."
 
+    def missing(self, evidence: Evidence) -> str | None:
+        reason = super().missing(evidence)
+        if reason is None and evidence["activations/samples"] < _FEWEST_SAMPLES:
+            reason = f"{evidence['activations/samples']} samples are too few to call a unit dead"
+        return reason
+
     def find(self, evidence: Evidence) -> Iterable[Finding]:
-        if evidence["activations/samples"] < 64:
+        if self.missing(evidence) is not None:
             return
         worst = max(evidence["activations/dead"].items(), key=lambda item: item[1], default=("", 0.0))
         if worst[1] >= 0.95:
@@ -71,7 +79,7 @@ class Saturation(Check):
     Rule: more than half of the values that enter a hidden tanh lie beyond 2.5, or a hidden sigmoid beyond 5; an error
     if the user's optimizer does not learn the batch, else a fact. The output of the network is not counted.
     Evidence: faulty 0.8 to 1, healthy at most 0.09.
-    Known false alarms: gates; they must be shut for more than 90 % to be named.
+    Known false alarms: gates that are shut on purpose.
     """
 
     code, name, title, rank = "FL203", "saturation", "activations are not saturated", 29
@@ -162,7 +170,8 @@ class LinearNetwork(Check):
     """Several layers that amount to one.
 
     Rule: mixing two inputs mixes their outputs in the same shares, to 1e-4, at the inputs' scale and ten times it, in a
-    network of two matrices or more; an error, or a fact where a narrow layer shows that a low rank is wanted.
+    network of two matrices or more; an error, or a fact where a narrow layer shows that a low rank is wanted. Branches
+    that start at zero and open in the trial are not judged.
     Known false alarms: deep linear networks in a study of them.
     """
 

@@ -43,7 +43,7 @@ class NonfiniteLoss(Check):
 class NotLearning(Check):
     """The loss does not fall.
 
-    Rule: after a tenth of the planned steps and at least 300, past the warm-up, the median loss of the last 50 steps is
+    Rule: after a tenth of the planned steps and at least 300, the median loss of the last 50 steps is
     above 98 % of that of the first 20, and so is the lowest median in between; a warning. Not judged with several
     optimizers, whose losses pull against each other.
     Evidence: healthy set-ups end at 0.58 of where they began or lower, faulty ones at 0.95 and above.

@@ -14,8 +14,6 @@ from firstlight.measures import dead_units, identical_rows, relative_norms, satu
 from firstlight.preflight._bench import Bench, Ran
 from firstlight.preflight._tape import SQUASHING, Activation
 
-_WINDOW = 256  # samples over which a unit must move
-
 
 def probe_steps(bench: Bench, ran: Ran, evidence: Evidence) -> None:
     """Run a step on each batch of the bench, with gradients; ``ran`` is a step on the first, in detail."""

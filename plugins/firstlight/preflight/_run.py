@@ -201,7 +201,6 @@ def _probe(
     attempt(_OF_THE_BENCH, lambda: on_bench(subject.module, plan, batches, on))
     if "data/batches" not in evidence:
         attempt(_OF_THE_DATA, lambda: probe_batches(subject, layout, evidence))
-    evidence.add({"data/nonfinite": evidence.get("data/nonfinite", 0)})
     curves = attempt(
         ("pair/", "update/", "gradient/stale", "gradient/later", "gradient/clip_norms"),
         lambda: probe_pair(subject, batches[-1], evidence, deadline=deadline),
@@ -238,7 +237,8 @@ def _pair_batch(subject: Subject) -> Any:
         # labels may come sorted: all batches are needed to meet every class
         if sum(size_of(part) or 0 for part in parts) >= _WINDOW and not _labels(batch):
             break
-    batch = (_concatenated(parts) if len(parts) > 1 else None) or parts[0]
+    joined = _concatenated(parts) if len(parts) > 1 else None
+    batch = parts[0] if joined is None else joined
     size = size_of(batch)
     if size is None:
         return batch
@@ -291,8 +291,9 @@ def _is_ours(error: BaseException) -> bool:
 def _result(check: Check, evidence: Evidence, crashes: dict[str, str]) -> CheckResult:
     reason = check.missing(evidence)
     if reason is not None:
-        key = next(key for key in check.needs if key not in evidence)
-        crash = next((text for prefix, text in crashes.items() if key.startswith(prefix)), None)
+        lacking = [key for key in check.needs if key not in evidence]
+        told = (text for prefix, text in crashes.items() if lacking and lacking[0].startswith(prefix))
+        crash = next(told, None)
         status: Status = "skipped" if crash is None else "crashed"
         return CheckResult(check.code, check.name, check.title, status, reason=reason, traceback=crash)
     try:

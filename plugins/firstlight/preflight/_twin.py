@@ -192,7 +192,8 @@ def writes_nothing() -> Iterator[None]:
     """Send what this thread opens for writing, or saves with torch, to files that vanish."""
     opened, saved, thread, here = builtins.open, torch.save, threading.get_ident(), os.getcwd()  # noqa: PTH109
     # Compilers keep what they built in folders of their own, and read it back by name.
-    caches = tuple(os.path.realpath(path) for path in (tempfile.gettempdir() + "/torchinductor_", "~/.triton", "/dev/"))
+    triton = os.path.expanduser("~/.triton")  # noqa: PTH111
+    caches = tuple(os.path.realpath(path) for path in (tempfile.gettempdir() + "/torchinductor_", triton, "/dev/"))
 
     with tempfile.TemporaryDirectory(prefix="firstlight-") as folder:
         counter = itertools.count()
