@@ -27,3 +27,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     nearest = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def said_by(error: BaseException) -> str:
+    """Return the class of an exception and the first line of its message.
+
+    >>> said_by(KeyError())
+    'KeyError: '
+    """
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

@@ -20,6 +20,7 @@ from firstlight.callbacks._gradient_monitor import GradientMonitor
 from firstlight.callbacks._health_clock import Clock
 from firstlight.callbacks._health_record import MOST_UNREAD, HealthRecord, Place
 from firstlight.callbacks._health_text import to_text, what_stands_out
+from firstlight.callbacks._report_files import run_folder
 
 _Hook = TypeVar("_Hook", bound=Callable[..., None])
 
@@ -71,7 +72,7 @@ class HealthHooks:
             monitor.on_train_start(trainer, pl_module)
         monitor._listener = self
         self._monitor = monitor
-        self._folder = _folder(trainer)
+        self._folder = run_folder(trainer)
         self._first_step = trainer.global_step
         self._clock = Clock()
         self._record = HealthRecord(pl_module.named_parameters)
@@ -202,13 +203,6 @@ class HealthHooks:
             **self._record.as_dict(self._monitor._clips),
         }
         return report | {"stands_out": what_stands_out(report)}
-
-
-def _folder(trainer: Any) -> str:
-    """Return what ``trainer.log_dir`` is on rank 0, without its broadcast: no process waits for another here."""
-    for logger in trainer.loggers[:1]:
-        return str(logger.log_dir or logger.save_dir or trainer.default_root_dir)
-    return str(trainer.default_root_dir)
 
 
 def _write(folder: str, report: str, text: str) -> str | None:

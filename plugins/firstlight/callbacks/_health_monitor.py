@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
 from firstlight._require import require
 from firstlight.callbacks._gradients import norms_of
 from firstlight.callbacks._health_readings import Readings
+from firstlight.callbacks._report_files import write_report
 from firstlight.checks import WATCH_CHECKS, Check, Finding, Severity
 from firstlight.preflight import ActivationWatch, PreflightReport, first_nonfinite, report_of
 
@@ -97,9 +97,8 @@ class HealthMonitor(Callback):
             )
         self._several = len(trainer.optimizers) > 1 or not pl_module.automatic_optimization
         clip = trainer.gradient_clip_val
-        self._clip = (
-            float(clip) if clip and str(trainer.gradient_clip_algorithm).endswith(("norm", "NORM", "None")) else None
-        )
+        by_norm = trainer.gradient_clip_algorithm != GradClipAlgorithmType.VALUE
+        self._clip = float(clip) if clip and by_norm else None
         self._began = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -220,9 +219,17 @@ class HealthMonitor(Callback):
             readings.activation_samples = seen.samples
 
     def _read(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the losses that wait on the device, and ask the checks."""
+        """Read the losses that wait on the device, and ask the checks if it is time."""
+        finite = self._read_losses(trainer, pl_module)
+        due = self._readings.steps >= self._ask_at and self.overhead <= self.budget
+        if due or (not finite and "FL611" not in self._findings):
+            self._ask_at = self._readings.steps + _ASK_EVERY
+            self._ask(trainer, pl_module)
+
+    def _read_losses(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Read the losses that wait on the device, together; return whether all of them are finite."""
         if not self._losses:
-            return
+            return True
         values = torch.stack([loss.reshape(()).float() for loss in self._losses]).tolist()
         first, self._losses = self._readings.steps, []
         self._readings.see_losses(values)
@@ -230,10 +237,7 @@ class HealthMonitor(Callback):
         if bad is not None and self._readings.nonfinite_step is None:
             self._readings.nonfinite_step = first + bad
             self._readings.nonfinite_where = first_nonfinite(pl_module, self._batch, trainer)
-        due = self._readings.steps >= self._ask_at and self.overhead <= self.budget
-        if due or (bad is not None and "FL611" not in self._findings):
-            self._ask_at = self._readings.steps + _ASK_EVERY
-            self._ask(trainer, pl_module)
+        return bad is None
 
     def _ask(self, trainer: Trainer, pl_module: LightningModule | None) -> None:
         planned = _planned(trainer)
@@ -280,30 +284,17 @@ class HealthMonitor(Callback):
         if not self._batches or self.report is not None:
             return
         if self._losses:
-            values = torch.stack([loss.reshape(()).float() for loss in self._losses]).tolist()
-            self._losses = []
-            self._readings.see_losses(values)
+            self._read_losses(trainer, pl_module)
             self._ask(trainer, None)
         evidence = self._readings.evidence(several_optimizers=self._several, planned=_planned(trainer))
         self.report = report_of(
             self._asked, evidence, module=pl_module, seconds=time.perf_counter() - self._began, overhead=self.overhead
         )
         self._batch = None
-        if trainer.is_global_zero and trainer.loggers:
-            folder = trainer.loggers[0].log_dir or trainer.default_root_dir
-            _write(self.report, Path(folder))
+        write_report(trainer, self.report, "health")
 
 
 def _planned(trainer: Trainer) -> float:
     per_epoch = trainer.num_training_batches / max(1, trainer.accumulate_grad_batches)
     by_epochs = per_epoch * trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
     return min(by_epochs, trainer.max_steps) if trainer.max_steps > 0 else by_epochs
-
-
-def _write(report: PreflightReport, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "health.json").write_text(report.to_json(), encoding="utf-8")
-        (folder / "health.html").write_text(report.to_html(), encoding="utf-8")
-    except OSError as error:
-        rank_zero_warn(f"HealthMonitor could not write to {folder}: {error}")

@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
-from firstlight._require import require
+from firstlight._batch import size_of
+from firstlight._require import require, said_by
 from firstlight._rng import isolated_rng
 from firstlight.callbacks._overfit_trial import Goal, Trial, labels_fault, run_trial
 
@@ -136,7 +137,7 @@ class OverfitOneBatch(Callback):
                 trial = run_trial(trainer, pl_module, batch, **settings)  # type: ignore[arg-type]
             except (AttributeError, NotImplementedError, TypeError, RuntimeError) as error:
                 # A module that needs its Trainer, or that cannot be copied, will say so in the real run if it is wrong.
-                return OverfitResult(None, cause=f"the step does not run on a copy: {_first_line(error)}")
+                return OverfitResult(None, cause=f"the step does not run on a copy: {said_by(error)[:200]}")
             needs_reference = not _passes(trial) and _certain_cause(trial) is None
             references: list[Trial] = []
             for rate in _REFERENCES:
@@ -225,17 +226,6 @@ def _reason_to_skip(trainer: Trainer, pl_module: LightningModule, batch: Any) ->
     if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
         return "LBFGS evaluates its closure several times a step"
     norms = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in pl_module.modules())
-    if norms and _batch_size(batch) == 1:
+    if norms and size_of(batch) == 1:
         return "batch norm needs more than one sample in a batch"
     return None
-
-
-def _batch_size(batch: Any) -> int | None:
-    if isinstance(batch, torch.Tensor):
-        return batch.shape[0] if batch.ndim else None
-    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((size for size in map(_batch_size, parts) if size is not None), None)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]

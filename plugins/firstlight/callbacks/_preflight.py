@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from firstlight._require import require
+from firstlight.callbacks._report_files import write_report
 from firstlight.checks import Severity
 from firstlight.preflight import PreflightReport, run_preflight
 
@@ -68,12 +68,10 @@ class Preflight(Callback):
                 seed=self.seed,
             )
             self.report.print()
-        folder = trainer.log_dir  # on all ranks: it is a broadcast
         level = _FAIL_ON[self.fail_on]
         message = ""
         if self.report is not None:
-            if folder is not None and trainer.loggers:
-                _write(self.report, Path(folder))
+            write_report(trainer, self.report, "preflight")
             if level is not None and self.report.exit_code_at(level) == 1:
                 message = str(self.report.root)
             _tell(trainer, self.report, stopped=bool(message))
@@ -102,15 +100,6 @@ def _data(trainer: Trainer) -> Any:
         return None
     val = trainer.fit_loop.epoch_loop.val_loop._data_source
     return (source.instance, val.instance if val.is_defined() and not val.is_module() else None)
-
-
-def _write(report: PreflightReport, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "preflight.json").write_text(report.to_json(), encoding="utf-8")
-        (folder / "preflight.html").write_text(report.to_html(), encoding="utf-8")
-    except OSError as error:
-        rank_zero_warn(f"Preflight could not write to {folder}: {error}")
 
 
 def _tell(trainer: Trainer, report: PreflightReport, *, stopped: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -136,6 +136,17 @@ class Check(ABC):
         """Return a finding of this check."""
         require(bool(message) and bool(advice), "message and advice", (message, advice), "given")
         return Finding(self.code, severity, where, value, threshold, message, advice, name=self.name, why=self.why)
+
+    def about(self, names: Sequence[str], *, message: str, advice: str, where: str = "") -> Finding:
+        """Return an error about parameters or modules of which there should be none."""
+        return self.finding(
+            Severity.ERROR,
+            value=float(len(names)),
+            threshold=0.0,
+            where=where or names[0],
+            message=message,
+            advice=advice,
+        )
 
 
 def some(names: list[str]) -> str:

@@ -24,10 +24,8 @@ class NoGradient(Check):
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         never = _never(evidence, "gradient/none")
         if never:
-            yield self.finding(
-                Severity.ERROR,
-                value=float(len(never)),
-                threshold=0.0,
+            yield self.about(
+                never,
                 where=evidence.get("gradient/cut", "") or never[0],
                 message=f"no gradient reaches {some(never)}",
                 advice="look for detach(), no_grad, argmax or .data after it, or freeze it with requires_grad_(False)",
@@ -50,11 +48,8 @@ class ZeroGradient(Check):
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         zero = _never(evidence, "gradient/zero")
         if zero:
-            yield self.finding(
-                Severity.ERROR,
-                value=float(len(zero)),
-                threshold=0.0,
-                where=zero[0],
+            yield self.about(
+                zero,
                 message=f"the gradient of {some(zero)} is exactly zero on every batch",
                 advice="look for a dead activation after it, or an output that does not depend on it",
             )
@@ -116,11 +111,8 @@ class StaleGradients(Check):
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         names = evidence["gradient/stale"]
         if names:
-            yield self.finding(
-                Severity.ERROR,
-                value=float(len(names)),
-                threshold=0.0,
-                where=names[0],
+            yield self.about(
+                names,
                 message=f"gradients of {some(names)} from before the last step are still there at the next",
                 advice="call optimizer.zero_grad() once a step, before the backward pass",
             )
@@ -171,11 +163,8 @@ class NonfiniteGradient(Check):
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         names = evidence["gradient/nonfinite"]
         if names and evidence["loss/finite"]:
-            yield self.finding(
-                Severity.ERROR,
-                value=float(len(names)),
-                threshold=0.0,
-                where=names[0],
+            yield self.about(
+                names,
                 message=f"the gradient of {some(names)} is not finite",
                 advice="look for sqrt or norm at 0, 0 * inf, and torch.where over a branch that is not finite",
             )

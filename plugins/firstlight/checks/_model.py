@@ -118,11 +118,8 @@ class SymmetricInit(Check):
         shut = [name for name in evidence.get("model/zero", ()) if name not in reached]
         names = evidence["model/identical_rows"] + (shut if "pair/own" in evidence else [])
         if names:
-            yield self.finding(
-                Severity.ERROR,
-                value=float(len(names)),
-                threshold=0.0,
-                where=names[0],
+            yield self.about(
+                names,
                 message=f"all units of {some(names)} have the same weights",
                 advice="initialize with random values: firstlight.initializers.initialize_(module)",
             )
@@ -289,11 +286,8 @@ class StuckStatistics(Check):
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         names = evidence["network/stuck_statistics"]
         if names:
-            yield self.finding(
-                Severity.ERROR,
-                value=float(len(names)),
-                threshold=0.0,
-                where=names[0],
+            yield self.about(
+                names,
                 message=f"the running mean of {some(names)} does not move in a training step",
                 advice="set momentum above 0 (torch's default is 0.1; other libraries count the other share)",
             )
@@ -341,11 +335,8 @@ class Unregistered(Check):
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         names = evidence["model/unregistered"]
         if names:
-            yield self.finding(
-                Severity.ERROR,
-                value=float(len(names)),
-                threshold=0.0,
-                where=names[0],
+            yield self.about(
+                names,
                 message=f"{some(names)} want gradients and are not among the module's parameters",
                 advice="use nn.ModuleList, nn.ModuleDict or nn.ParameterList in place of a list or dict",
             )

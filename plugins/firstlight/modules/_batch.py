@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from firstlight import _batch
 from firstlight._require import require
 
 
@@ -25,15 +26,7 @@ def input_and_target(batch: Any) -> tuple[Any, Any]:
 
 def size_of(batch: Any) -> int:
     """Return the number of samples in ``batch``: the length of the first tensor in it."""
-    for tensor in _tensors(batch):
-        if tensor.ndim:
-            return tensor.shape[0]
-    raise ValueError(f"cannot tell the size of a batch of {type(batch).__name__}; override batch_size(batch)")
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, (list, tuple)) else []
+    size = _batch.size_of(batch)
+    if size is None:
+        raise ValueError(f"cannot tell the size of a batch of {type(batch).__name__}; override batch_size(batch)")
+    return size

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, Optimizer
 
+from firstlight._evaluating import evaluating
 from firstlight._require import require
 from firstlight.losses import AdversarialLoss, gradient_penalty, r1_penalty
 from firstlight.modules._batch import input_and_target, size_of
-from firstlight.modules._evaluating import evaluating
 from firstlight.modules._recorded import recorded
 from firstlight.modules._shared import Stage, check_optimizer, log_values, optimizer_of, seeded_normal
 

@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from firstlight._evaluating import evaluating
 from firstlight._require import require
 from firstlight.losses import LinearCrossEntropyLoss, linear_cross_entropy_loss
-from firstlight.modules._evaluating import evaluating
 from firstlight.modules._generation import generate_tokens
 from firstlight.modules._objective_module import ObjectiveModule
 from firstlight.modules._shared import Stage

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.text import CharErrorRate
 
+from firstlight._evaluating import evaluating
 from firstlight._require import require
 from firstlight.losses import CTCLoss
 from firstlight.modules._ctc_decoding import beam_decode, greedy_decode
-from firstlight.modules._evaluating import evaluating
 from firstlight.modules._labeled_frames import labeled_frames
 from firstlight.modules._objective_module import ObjectiveModule
 from firstlight.modules._shared import Stage

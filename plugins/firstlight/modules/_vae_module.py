@@ -11,10 +11,10 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from firstlight._evaluating import evaluating
 from firstlight._require import require
 from firstlight.losses import GaussianKLLoss, ReconstructionLoss, gaussian_kl_loss
 from firstlight.modules._batch import input_and_target
-from firstlight.modules._evaluating import evaluating
 from firstlight.modules._objective_module import ObjectiveModule
 from firstlight.modules._shared import Stage, log_values, seeded_normal
 from firstlight.schedules import Schedule

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from firstlight._batch import size_of, tensors_of
 from firstlight._rng import isolated_rng
 from firstlight.preflight._bench import Bench, Ran
-from firstlight.preflight._subject import size_of, tensors_of, with_tensors
+from firstlight.preflight._subject import with_tensors
 
 
 @dataclass(frozen=True)

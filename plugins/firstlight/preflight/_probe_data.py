@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from firstlight._batch import size_of, tensors_of
 from firstlight.checks import Evidence
 from firstlight.measures import (
     batch_label_entropy,
@@ -18,7 +19,7 @@ from firstlight.measures import (
     spread,
 )
 from firstlight.preflight._layout import Layout
-from firstlight.preflight._subject import Subject, size_of, tensors_of
+from firstlight.preflight._subject import Subject
 
 _MOST_COLUMNS = 4096
 _ORDER_BATCHES = 10

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from firstlight._batch import size_of, tensors_of
 from firstlight.checks import Evidence
 from firstlight.measures import is_simplex
 from firstlight.preflight._bench import Bench, Ran
 from firstlight.preflight._layout import Layout
-from firstlight.preflight._subject import part_of, size_of, tensors_of, with_tensors
+from firstlight.preflight._subject import part_of, with_tensors
 from firstlight.preflight._tape import Record, task_of
 
 _SPLITS = 8

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from firstlight._batch import size_of
+from firstlight._evaluating import evaluating
 from firstlight._rng import isolated_rng
 from firstlight.checks import Evidence
 from firstlight.preflight._bench import Bench, Ran
 from firstlight.preflight._layout import Layout
-from firstlight.preflight._subject import part_of, size_of, with_tensors
+from firstlight.preflight._subject import part_of, with_tensors
 
 _SCALES = (0.3, 3.0, 30.0)  # of random parameters, when the reach of the head is asked for
 
@@ -89,17 +91,12 @@ def _random(bench: Bench, ran: Ran, evidence: Evidence) -> None:
     """Call the last network again with what it was given: noise that the step itself adds is not the network's."""
     call = ran.record.networks[-1]
     layer = bench.twin.get_submodule(call.path)
-    modes = {part: part.training for part in layer.modules()}
-    layer.eval()
     try:
-        with torch.no_grad(), bench.trainer.precision_plugin.forward_context():
+        with evaluating(layer), torch.no_grad(), bench.trainer.precision_plugin.forward_context():
             first, second = (layer(*call.inputs) for _ in range(2))
     except Exception as error:  # the call took more than tensors
         evidence.skip("network/eval_difference", f"the network cannot be called again on its own: {error}")
         return
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
     if not isinstance(first, Tensor):
         evidence.skip("network/eval_difference", "the network gives more than one tensor")
         return

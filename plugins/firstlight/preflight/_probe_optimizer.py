@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from firstlight.checks import Evidence
 from firstlight.preflight._bench import Bench
+from firstlight.preflight._twin import held_by
 
 _MOST_STEPS = 5000
 # Where torch and Lightning keep their own: parameters, hooks, the Trainer.
@@ -21,7 +22,7 @@ def probe_optimizers(bench: Bench, evidence: Evidence) -> dict[str, Any]:
     """Read which tensors the optimizers hold and what their schedulers will do; return the schedule's picture."""
     twin = bench.twin
     optimizers: list[Optimizer] = bench.trainer.optimizers
-    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    held = held_by(optimizers)
     known = {id(p): name for name, p in twin.named_parameters()}
     evidence.add(
         {

@@ -13,13 +13,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
+from firstlight._require import said_by
 from firstlight.checks import Evidence, Finding
 from firstlight.measures import best_of_last, update_ratios
 from firstlight.preflight._bench import Bench
 from firstlight.preflight._repairs import REPAIRS, optimizers_in, told
 from firstlight.preflight._subject import Subject
 from firstlight.preflight._tape import task_of
-from firstlight.preflight._twin import Plan, Stop, fit, twin_of, without_dropout
+from firstlight.preflight._twin import Plan, Stop, fit, held_by, twin_of, without_dropout
 
 _OWN_STEPS = 1000
 _REFERENCES = ((3e-3, 300), (2e-2, 300))
@@ -72,8 +73,7 @@ class Watcher(Callback):
         self.batch: Any = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        held = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
-        if held & self.original:
+        if held_by(trainer.optimizers) & self.original:
             self.run.foreign = True
             raise ForeignError("configure_optimizers gives the original's parameters even on a copy")
         if self.factor != 1.0:
@@ -370,7 +370,7 @@ def _own(
     try:
         fit(twin, subject.plan, [batch], [watcher, Stop(limit)])
     except Exception as error:  # the user's own hooks, on a copy: said as a reason
-        run.error = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+        run.error = said_by(error)[:300]
     return run
 
 
@@ -406,14 +406,12 @@ def _reference(
     def enough() -> bool:
         return bool(run.losses) and (not math.isfinite(run.losses[-1]) or _share(run.losses, constant) < _LEARNT)
 
-    plain = type(subject.plan)(
-        max_epochs=-1, num_batches=10**6, precision=subject.plan.precision, device=subject.plan.device
-    )
+    plain = Plan(max_epochs=-1, num_batches=10**6, precision=subject.plan.precision, device=subject.plan.device)
     watcher = Watcher(run, {id(p) for p in subject.module.parameters()}, deadline, enough, ascent=False)
     try:
         fit(twin, plain, [batch], [watcher, Stop(steps)])
     except Exception as error:
-        run.error = f"{type(error).__name__}: {error}"[:300]
+        run.error = said_by(error)[:300]
     return run
 
 

@@ -30,14 +30,12 @@ def probe_steps(bench: Bench, ran: Ran, evidence: Evidence) -> None:
     evidence.add({"model/identical_rows": _symmetric(trainable), "model/zero": zero})
     _first_nonfinite(ran, evidence)
     _received(ran, evidence)
-    records = [ran]
+    records: list[Ran] = []
     seen: dict[str, Tensor] = {}
-    losses: list[float] = []
     for batch in bench.batches:
         with _contributions(trainable) as parts:
             step = bench.run(batch, backward=True, detail=True)
         records.append(step)
-        losses += [float(loss.detach()) for loss in step.losses]
         for name, part in parts.items():
             seen[name] = seen[name] + part if name in seen else part
         twin.zero_grad()
@@ -62,7 +60,7 @@ def probe_steps(bench: Bench, ran: Ran, evidence: Evidence) -> None:
             "gradient/relative": relative_norms(trainable, _dense_weights(trainable, finite)),
         }
     )
-    _activations(records[1:], evidence)
+    _activations(records, evidence)
 
 
 def _symmetric(trainable: dict[str, Any]) -> list[str]:
@@ -144,7 +142,7 @@ def _received(ran: Ran, evidence: Evidence) -> None:
 
 
 def _activations(runs: list[Ran], evidence: Evidence) -> None:
-    """Share of dead units and of saturated values units by place, over a window of samples."""
+    """Share of dead units and of saturated values by place, over a window of samples."""
     places: dict[tuple[str, int, Any], list[Activation]] = {}
     samples = 0
     for run in runs:

@@ -8,13 +8,16 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from firstlight import __version__
-from firstlight._require import require
+from firstlight._batch import size_of, tensors_of
+from firstlight._require import require, said_by
 from firstlight._rng import isolated_rng
 from firstlight.checks import CHECKS, Check, Diagnosis, Evidence, Severity, diagnose
 from firstlight.preflight._bench import Bench, Ran, on_bench
@@ -29,9 +32,10 @@ from firstlight.preflight._probe_pair import probe_pair, try_repair
 from firstlight.preflight._probe_step import probe_steps
 from firstlight.preflight._repairs import helped
 from firstlight.preflight._report import CheckResult, PreflightReport, Status
-from firstlight.preflight._subject import Subject, part_of, size_of, subject_of, tensors_of, with_tensors
-from firstlight.preflight._twin import alone
+from firstlight.preflight._subject import Subject, part_of, subject_of, with_tensors
+from firstlight.preflight._twin import alone, held_by
 
+_LIGHTNING = str(Path(lightning.__file__).parent)
 _PAIR_SAMPLES = 32
 _FACTS = 20  # the highest rank of a check that is a fact about the set-up
 _WINDOW = 256
@@ -71,12 +75,13 @@ def run_preflight(
     crashes: dict[str, str] = {}
     with isolated_rng(seed), alone():
         subject = subject_of(module, datamodule, trainer)
-        _probe(subject, evidence, pictures, crashes, deadline=started + budget_seconds)
+        pair = _pair_batch(subject)
+        _probe(subject, pair, evidence, pictures, crashes, deadline=started + budget_seconds)
         results = [_result(check, evidence, crashes) for check in checks]
         findings = [finding for result in results for finding in result.findings]
         ranks = {check.code: check.rank for check in checks}
         diagnosis = diagnose(findings, ranks)
-        diagnosis = _confirmed(diagnosis, subject, evidence, ranks, deadline=started + budget_seconds)
+        diagnosis = _confirmed(diagnosis, subject, pair, evidence, ranks, deadline=started + budget_seconds)
     spent = time.monotonic() - started
     environment = _environment(module) | {"seed": seed, "planned_steps": subject.plan.steps}
     over = evidence.get("budget/spent", False)
@@ -92,12 +97,11 @@ def run_preflight(
 
 
 def _confirmed(
-    diagnosis: Diagnosis, subject: Subject, evidence: Evidence, ranks: Mapping[str, int], *, deadline: float
+    diagnosis: Diagnosis, subject: Subject, batch: Any, evidence: Evidence, ranks: Mapping[str, int], *, deadline: float
 ) -> Diagnosis:
     """Try what the root advises; where that does not help and what a symptom advises does, the symptom is the root."""
     if diagnosis.root is None:
         return diagnosis
-    batch = _pair_batch(subject)
     root = try_repair(subject, batch, diagnosis.root, evidence, deadline=deadline)
     # A fact about the set-up stays the root; what was concluded from how a copy trained may be a symptom.
     if root.tried is None or helped(root) or ranks.get(root.code, 0) <= _FACTS:
@@ -134,7 +138,13 @@ def _environment(module: LightningModule) -> dict[str, Any]:
 
 
 def _probe(
-    subject: Subject, evidence: Evidence, pictures: dict[str, Any], crashes: dict[str, str], *, deadline: float
+    subject: Subject,
+    pair: Any,
+    evidence: Evidence,
+    pictures: dict[str, Any],
+    crashes: dict[str, str],
+    *,
+    deadline: float,
 ) -> None:
     for key, reason in subject.notes.items():
         evidence.skip(key, reason)
@@ -161,8 +171,7 @@ def _probe(
         except Exception as error:
             ours = _is_ours(error)
             for prefix in prefixes:
-                said = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-                evidence.skip(prefix, f"{'the probe failed' if ours else 'the step raised'} {said}"[:300])
+                evidence.skip(prefix, f"{'the probe failed' if ours else 'the step raised'} {said_by(error)}"[:300])
                 if ours:
                     crashes[prefix] = traceback.format_exc()
             return None
@@ -172,8 +181,7 @@ def _probe(
     def on(bench: Bench) -> None:
         nonlocal layout
         known = {id(p) for p in subject.module.parameters()}
-        held = {id(p) for o in bench.trainer.optimizers for g in o.param_groups for p in g["params"]}
-        if known & held:
+        if known & held_by(bench.trainer.optimizers):
             for key in _OF_THE_BENCH:
                 evidence.skip(key, "configure_optimizers gives the original's parameters even on a copy")
             return
@@ -181,10 +189,10 @@ def _probe(
         read_label_range(bench.last.record, evidence)
         if ran is None:
             return
-        pair = bench.batches[-1]  # of all batches the one whose labels surely differ
-        again: Ran | None = attempt(("loss/",), lambda: bench.run(pair))
+        mixed = bench.batches[-1]  # the pair's, moved: of all batches the one whose labels surely differ
+        again: Ran | None = attempt(("loss/",), lambda: bench.run(mixed))
         if again is not None:
-            layout = attempt((), lambda: layout_of(bench, pair, again)) or layout
+            layout = attempt((), lambda: layout_of(bench, mixed, again)) or layout
             path = again.record.networks[-1].path if again.record.networks else ""
             evidence.add({"layout/inputs": layout.inputs, "layout/targets": layout.targets, "network/path": path})
         attempt(_OF_THE_STEP, lambda: probe_steps(bench, ran, evidence))
@@ -194,16 +202,15 @@ def _probe(
         attempt(_OF_THE_NETWORK, lambda: probe_network(bench, ran, layout, evidence))
         attempt(_OF_THE_DATA, lambda: probe_batches(subject, layout, evidence))
         if again is not None:
-            attempt(("loss/",), lambda: probe_loss(bench, pair, again, layout, evidence))
+            attempt(("loss/",), lambda: probe_loss(bench, mixed, again, layout, evidence))
         attempt((), lambda: pictures.update(inputs=inputs_picture(ran, layout, bench.batch)))
 
-    batches = _bench_batches(subject)
-    attempt(_OF_THE_BENCH, lambda: on_bench(subject.module, plan, batches, on))
+    attempt(_OF_THE_BENCH, lambda: on_bench(subject.module, plan, [*_window(subject), pair], on))
     if "data/batches" not in evidence:
         attempt(_OF_THE_DATA, lambda: probe_batches(subject, layout, evidence))
     curves = attempt(
         ("pair/", "update/", "gradient/stale", "gradient/later", "gradient/clip_norms"),
-        lambda: probe_pair(subject, batches[-1], evidence, deadline=deadline),
+        lambda: probe_pair(subject, pair, evidence, deadline=deadline),
     )
     if curves:
         pictures["overfit"] = curves
@@ -217,8 +224,8 @@ _OF_THE_BENCH = (*_OF_THE_STEP, *_OF_THE_NETWORK, "optimizer/", "schedule/", "ta
 _OF_THE_DATA = ("data/", "inputs/", "targets/", "labels/", "splits/")
 
 
-def _bench_batches(subject: Subject) -> list[Any]:
-    """Batches for single steps, at least a window of samples together, and as the last one the batch of the pair."""
+def _window(subject: Subject) -> list[Any]:
+    """Return batches for single steps, at least a window of samples together."""
     chosen: list[Any] = []
     samples = 0
     for batch in subject.train:
@@ -226,7 +233,7 @@ def _bench_batches(subject: Subject) -> list[Any]:
         samples += size_of(batch) or 1
         if samples >= _WINDOW or len(chosen) >= _MOST_BENCH_BATCHES:
             break
-    return [*chosen, _pair_batch(subject)]
+    return chosen
 
 
 def _pair_batch(subject: Subject) -> Any:
@@ -278,14 +285,11 @@ def _concatenated(parts: list[Any]) -> Any:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether an exception comes from a probe and not from the module under it."""
+    """Whether an exception comes from a probe, not from the module under it or a hook that Lightning called."""
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [
-        frame for frame in frames if frame.name in ("_step", "trainer_fit") and frame.filename.endswith("_bench.py")
-    ]
-    if inside:
+    if any(frame.name == "_step" and Path(frame.filename).name == "_bench.py" for frame in frames):
         return False
-    return bool(frames) and not any("lightning" in frame.filename for frame in frames[-6:])
+    return bool(frames) and not any(frame.filename.startswith(_LIGHTNING) for frame in frames[-6:])
 
 
 def _result(check: Check, evidence: Evidence, crashes: dict[str, str]) -> CheckResult:

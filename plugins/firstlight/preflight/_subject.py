@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from firstlight._batch import size_of
 from firstlight._require import require
 from firstlight.preflight._twin import Plan, hushed
 
@@ -165,20 +166,6 @@ def _length(loader: Any) -> int:
         return max(1, len(loader))
     except TypeError:
         return 1000
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """Return the tensors in a batch, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [tensor for item in value for tensor in tensors_of(item)] if isinstance(value, (list, tuple)) else []
-
-
-def size_of(batch: Any) -> int | None:
-    """Return the number of samples of a batch: the length of its first tensor that has one."""
-    return next((len(tensor) for tensor in tensors_of(batch) if tensor.ndim), None)
 
 
 def with_tensors(batch: Any, change: Any) -> Any:

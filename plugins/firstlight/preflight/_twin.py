@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 _STEPS = ("training_step", "validation_step", "forward", "log", "log_dict", "optimizer_step", "configure_model")
@@ -71,6 +72,11 @@ def _no_callbacks() -> list[Callback]:
     return []
 
 
+def held_by(optimizers: Iterable[Optimizer]) -> set[int]:
+    """Return the ids of the tensors that optimizers hold."""
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+
+
 def without_dropout(twin: LightningModule) -> None:
     """Switch every dropout of torch off in the step of a copy, whatever mode it is in."""
     step = twin.training_step
@@ -107,30 +113,23 @@ class Repeat:
 
 
 class Stop(Callback):
-    """Ends a run after ``steps`` batches, or as soon as ``enough`` says so."""
+    """Ends a run after ``steps`` batches."""
 
-    def __init__(self, steps: int, enough: Callable[[], bool] | None = None) -> None:
-        self.steps, self.enough, self.taken = steps, enough, 0
+    def __init__(self, steps: int) -> None:
+        self.steps, self.taken = steps, 0
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self.taken += 1
-        if self.taken >= self.steps or (self.enough is not None and self.enough()):
+        if self.taken >= self.steps:
             trainer.should_stop = True
 
 
-def fit(
-    twin: LightningModule,
-    plan: Plan,
-    batches: Sequence[Any],
-    callbacks: Sequence[Callback],
-    *,
-    with_actors: bool = True,
-) -> Trainer:
+def fit(twin: LightningModule, plan: Plan, batches: Sequence[Any], callbacks: Sequence[Callback]) -> Trainer:
     """Train ``twin`` on ``batches`` by a quiet Trainer with the settings of the planned run."""
     clip: dict[str, Any] = {}
     if plan.clip_value is not None and twin.automatic_optimization:
         clip = {"gradient_clip_val": plan.clip_value, "gradient_clip_algorithm": plan.clip_algorithm}
-    actors = copy.deepcopy(list(plan.actors)) if with_actors else []
+    actors = copy.deepcopy(list(plan.actors))
     with hushed():
         trainer = Trainer(
             strategy=SingleDeviceStrategy(device=plan.device, accelerator=None),
