@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader
 from firstlight.callbacks import (
     EarlyStopping,
     GradientMonitor,
+    HealthMonitor,
     LearningRateScheduler,
     OverfitOneBatch,
+    Preflight,
     RunManifest,
     WeightInitialization,
 )
@@ -65,6 +67,8 @@ def main(folder: Path) -> None:
         callbacks=[
             WeightInitialization(lsuv=True),
             probe,
+            Preflight(fail_on="never"),  # rank 0 asks on its own while the other waits
+            HealthMonitor(budget=0.5),  # each rank samples when it has the time
             LearningRateScheduler(WarmupCosine(0.2)),
             monitor,
             record,

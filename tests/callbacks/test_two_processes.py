@@ -12,6 +12,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from firstlight.modules import SupervisedModule
+from firstlight.preflight import PreflightReport
 from helpers import classes_data, network, trainer
 
 TESTS = Path(__file__).parents[1]
@@ -47,6 +48,10 @@ def test_what_they_agree_on_is_right(run):
     assert first["overfit"][0] is True
     assert first["total"] == pytest.approx(first["norms"][-1], rel=1e-6)
     assert len(list(folder.glob("manifest*.json"))) == 1
+    asked = PreflightReport.from_json((folder / "preflight.json").read_text(encoding="utf-8"))
+    assert not asked.crashed
+    assert asked.readings["pair/own"] < 0.5, "asked and answered on rank 0, with two processes up"
+    assert (folder / "health.json").is_file()
     module = SupervisedModule.load_from_checkpoint(folder / "end.ckpt", model=network(0.0))
     (alone,) = trainer().validate(module, DataLoader(classes_data(32), batch_size=8), verbose=False)
     assert first["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-5), "one process computes the same value"
