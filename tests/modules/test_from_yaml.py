@@ -53,7 +53,7 @@ def run(tmp_path):
 
     def run(module, data, text, *words):
         (tmp_path / "configs" / "default.yaml").write_text(textwrap.dedent(COMMON) + textwrap.dedent(text))
-        return FirstlightCLI(module, data, project_root=tmp_path, args=list(words))
+        return FirstlightCLI(module, data, project_root=tmp_path, args=list(words), allowed_packages=["modules"])
 
     return run
 

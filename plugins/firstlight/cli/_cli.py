@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +31,8 @@ from firstlight.cli._config_files import ConfigFiles, words
 from firstlight.cli._csv_logger import RunCSVLogger
 from firstlight.cli._errors import UsageError
 from firstlight.cli._explain import Explainer
+from firstlight.cli._imports import only_from
+from firstlight.cli._numbers import refuse_senseless_numbers
 from firstlight.cli._parser import FirstlightParser, ParseError
 from firstlight.cli._plain_values import plain_values
 from firstlight.cli._predictions import PredictionWriter
@@ -62,6 +64,8 @@ class FirstlightCLI(LightningCLI):
         datamodule_class: The LightningDataModule, or a callable that returns one.
         project_root: The folder that holds ``configs`` and ``runs``; the working directory when left out.
         args: Arguments to read in place of the command line.
+        allowed_packages: Packages that a configuration may name classes of, beside the project's own, ``firstlight``,
+            ``lightning``, ``torch`` and ``torchmetrics``. Any other name is refused before it is imported.
         **kwargs: LightningCLI's own arguments.
 
     Raises:
@@ -76,6 +80,7 @@ class FirstlightCLI(LightningCLI):
         *,
         project_root: str | os.PathLike[str] | None = None,
         args: ArgsType = None,
+        allowed_packages: Iterable[str] = (),
         **kwargs: Any,
     ) -> None:
         self.project_root = Path(project_root or Path.cwd()).resolve()
@@ -93,7 +98,7 @@ class FirstlightCLI(LightningCLI):
             **(kwargs.get("parser_kwargs") or {}),
         }
         try:
-            with quiet():
+            with quiet(), only_from([*_packages_of(model_class, datamodule_class), *allowed_packages]):
                 super().__init__(
                     model_class,
                     datamodule_class,
@@ -153,7 +158,7 @@ class FirstlightCLI(LightningCLI):
         argv = words(args)
         for name, subparser in getattr(self, "_subcommand_parsers", {}).items():
             subparser.short_help_of = name if "--help_all" not in argv else None
-        argv = ["--help" if word == "--help_all" else word for word in argv]
+        self._argv = argv = ["--help" if word == "--help_all" else word for word in argv]
         names = list(getattr(self, "_subcommand_parsers", {}))
         self.config = self._parsed(parser, self.config_files.prepare(argv, names))
         self.subcommand = self.config.get("subcommand")
@@ -196,7 +201,9 @@ class FirstlightCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, and fit the configuration to what this subcommand does."""
-        self.run_config = redact(self._plain_config())
+        plain = self._plain_config()
+        refuse_senseless_numbers(plain, lambda key: self.config_files.locate(key, self.subcommand, self._argv))
+        self.run_config = redact(plain)
         if self._get_plain("cpu_threads"):
             torch.set_num_threads(self._get_plain("cpu_threads"))
         stage = self.subcommand or "fit"
@@ -404,3 +411,8 @@ class FirstlightCLI(LightningCLI):
         path = self.run_folder / "metrics.csv"
         if self.trainer.is_global_zero and path.is_file():
             say(f"values: {short(path)}")
+
+
+def _packages_of(*classes: Any) -> set[str]:
+    """Return the packages that the project's own code is in."""
+    return {"__main__", *(cls.__module__.partition(".")[0] for cls in classes if cls is not None)}
