@@ -39,12 +39,13 @@ from firstlight.cli._record import RunRecord
 from firstlight.cli._run_folder import new_run_folder, run_folder_of, shared_with_children
 from firstlight.cli._say import say, short
 from firstlight.cli._slots import SLOTS
+from firstlight.cli._table_files import TableFormat, check_format
 from firstlight.cli._trained_with import trained_with
 from firstlight.cli._which_checkpoint import WhichCheckpoint, tell_resume
 from firstlight.tracking import SafeWandbLogger, plot_run, redact
 
 # How this command goes, not what the run is: left out of config.yaml, so that every subcommand can read it.
-_COMMAND_KEYS = ("config", "resume", "init_from", "ckpt_path", "verbose")
+_COMMAND_KEYS = ("config", "resume", "init_from", "ckpt_path", "verbose", "format", "tolerance")
 _CHECK = "Ask of copies whether this set-up can learn, and say why not."
 _DESCRIPTION = "Train a model, and see what it is worth. Each command has its own --help."
 
@@ -146,6 +147,8 @@ class FirstlightCLI(LightningCLI):
             parser.add_argument("--init_from", type=str | None, help="Start a new run with a checkpoint's weights")
         else:
             parser.add_argument("--ckpt_path", type=str | None, help="best, last, or a checkpoint (default: best)")
+        if subcommand == "predict":
+            parser.add_argument("--format", type=TableFormat, default="csv", help="Of the table: csv or parquet")
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -200,6 +203,8 @@ class FirstlightCLI(LightningCLI):
         if self._get_plain("cpu_threads"):
             torch.set_num_threads(self._get_plain("cpu_threads"))
         stage = self.subcommand or "fit"
+        if stage == "predict":
+            check_format(self._get_plain("format"))
         config = self.config[self.subcommand] if self.subcommand else self.config
         self._choose_run_folder(stage)
         for name, slot in SLOTS.items():
@@ -306,7 +311,7 @@ class FirstlightCLI(LightningCLI):
         callbacks: list[Callback] = [self._record]
         callbacks += [value for value in slots.values() if isinstance(value, Callback)]
         if self.subcommand == "predict":
-            callbacks.append(PredictionWriter(self.run_folder))
+            callbacks.append(PredictionWriter(self.run_folder, self._get_plain("format")))
         config["default_root_dir"] = str(self.run_folder)
         config["logger"] = False if self.subcommand == "check" else self._loggers(config.get("logger"), slots["wandb"])
         return self._instantiate_trainer(config, callbacks)
