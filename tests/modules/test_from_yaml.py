@@ -87,6 +87,13 @@ def test_a_language_model(run):
     table = rows(predicted.run_folder / "predictions.csv")
     assert len(table) == 32
     assert [name for name in table[0] if name.startswith("nll")] == [f"nll_{position}" for position in range(32)]
+    exported = run(LanguageModule, TopicsData, text, "export")
+    tokens = torch.arange(3 * 20).reshape(3, 20) % 50  # other sizes than those of the data
+    with torch.no_grad():
+        logits = torch.export.load(exported.run_folder / "model.pt2").module()(tokens)
+        assert torch.allclose(logits, exported.model.eval()(tokens), atol=1e-5)
+    session = pytest.importorskip("onnxruntime").InferenceSession(exported.run_folder / "model.onnx")
+    assert torch.allclose(torch.as_tensor(session.run(None, {"input": tokens.numpy()})[0]), logits, atol=1e-5)
     alone = LanguageModule.load_from_checkpoint(cli.run_folder / "checkpoints" / "last.ckpt")
     assert torch.equal(alone.generate(torch.tensor([1]), 5, top_k=1), cli.model.generate(torch.tensor([1]), 5, top_k=1))
 
@@ -107,4 +114,10 @@ def test_a_reader(run):
     predicted = run(TranscriptionModule, DigitStrings, TRANSCRIPTION, "predict")
     table = rows(predicted.run_folder / "predictions.csv")
     assert len(table) == 24
+    exported = run(TranscriptionModule, DigitStrings, TRANSCRIPTION, "export", "--format=pt2")
+    (given,) = json.loads((exported.run_folder / "export.json").read_text())["inputs"]
+    images = torch.rand(3, *given["shape"][1:])
+    with torch.no_grad():
+        logits = torch.export.load(exported.run_folder / "model.pt2").module()(images)
+        assert torch.allclose(logits, exported.model.eval()(images), atol=1e-5)
     assert all(row["text"] == "".join(str(label - 1) for label in json.loads(row["labels"])) for row in table)

@@ -26,13 +26,14 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from firstlight.cli._blame import blame, passed_through, raised_in
 from firstlight.cli._check_options import Checking, add_options
 from firstlight.cli._checking import check
-from firstlight.cli._checkpoints import Checkpoint, load_weights
+from firstlight.cli._checkpoints import Checkpoint, best_in, load_weights
 from firstlight.cli._config_files import ConfigFiles, words
 from firstlight.cli._csv_logger import RunCSVLogger
 from firstlight.cli._errors import UsageError
 from firstlight.cli._explain import Explainer
 from firstlight.cli._export_formats import ExportFormat
 from firstlight.cli._exporting import EXPORT_TRAINER, FirstBatch, export
+from firstlight.cli._model_card import write_model_card
 from firstlight.cli._parser import FirstlightParser, ParseError
 from firstlight.cli._plain_values import plain_values
 from firstlight.cli._predictions import PredictionWriter
@@ -428,8 +429,12 @@ class FirstlightCLI(LightningCLI):
         self._tell_values()
 
     def after_test(self) -> None:
-        """Say where the values are."""
+        """Say where the values are; of a run's best checkpoint, write the model card."""
         self._tell_values()
+        tested = self._evaluates
+        run = run_folder_of(tested.path) if tested else None
+        if tested and run and self.trainer.is_global_zero and not self._is_dry and best_in(run) == tested:
+            write_model_card(run, self.model, tested, self.trainer.callback_metrics)
 
     def _tell_values(self) -> None:
         path = self.run_folder / "metrics.csv"

@@ -193,12 +193,13 @@ def _checked(found: Exportable, module: LightningModule) -> Exportable:
 def _traced(found: Exportable) -> tuple[Traced, str]:
     """Return the graph, and why its sizes are fixed, if they are."""
     names = _input_names(found)
+    batch = Dim("batch")
     symbols = {
         name: {d: "batch" if d == 0 else f"{name}_{d}" for d in found.dynamic_dims if d < x.ndim}
         for name, x in zip(names, found.inputs, strict=True)
     }
-    dims = {symbol: Dim(symbol) for of_input in symbols.values() for symbol in of_input.values()}
-    shapes = tuple({d: dims[symbol] for d, symbol in of_input.items()} for of_input in symbols.values())
+    # Of any size the batch; of those that the model takes the others, such as positions up to its context.
+    shapes = tuple({d: batch if d == 0 else Dim.DYNAMIC for d in of_input} for of_input in symbols.values())
     try:
         return Traced(_program(found, shapes), symbols), ""
     except Exception as error:
