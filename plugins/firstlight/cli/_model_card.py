@@ -38,8 +38,8 @@ TODO (author): where does it fail, and how would one notice?
 """
 _NOT_RECORDED = "not recorded"
 _RECIPE = ("seed_everything", "model", "data", "learning_rate", "batch_mixing", "gradient_clipping", "weight_ema")
-_TRAINER = ("max_epochs", "max_steps", "max_time", "devices", "num_nodes", "strategy", "precision")
-_TRAINER += ("accumulate_grad_batches", "gradient_clip_val")
+_SCALE = ("devices", "num_nodes", "strategy", "precision")
+_TRAINER = ("max_epochs", "max_steps", "max_time", *_SCALE, "accumulate_grad_batches", "gradient_clip_val")
 
 
 def write_model_card(run: Path, module: LightningModule, checkpoint: Checkpoint, tested: Mapping[str, Any]) -> None:
