@@ -1,6 +1,6 @@
-"""Answer over HTTP with an exported model: ``python -m {{ cookiecutter.package_name }}.serve``, after ``export``.
+"""Answer over HTTP with an exported model. Run ``export`` first; needs the extras ``export`` and ``serve``.
 
-Of the extras ``export`` and ``serve``. It listens on this machine alone: put a server that knows who may ask in front.
+It listens on this machine alone: put a server that knows who may ask in front of it.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from fastapi import HTTPException
 
 
 class ExportedModel(litserve.LitAPI):
-    """``POST /predict`` with each input by its name, as nested lists; the answer has each output by its name."""
+    """``POST /predict`` takes inputs by name, as nested lists, and answers with outputs by name."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def newest_export(runs: Path) -> Path:
 
 def main() -> None:
     """Serve until stopped."""
-    parser = argparse.ArgumentParser(description="Answer over HTTP with an exported model.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Answer with an exported model.", allow_abbrev=False)
     parser.add_argument("--folder", type=Path, help="what export wrote (default: of the newest run in runs/)")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000)
