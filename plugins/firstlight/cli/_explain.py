@@ -54,8 +54,9 @@ class Explainer:
             error = self._understood(line, key, owner)
             if error:
                 return error
-        if "one of {fit,validate,test,predict,check}" in message:
-            return UsageError("a subcommand is missing: fit, validate, test, predict or check")
+        commands = re.search(r"one of \{(fit,validate,[\w,]+)\}", message)
+        if commands:
+            return UsageError(f"a subcommand is missing, one of: {commands.group(1).replace(',', ', ')}")
         return self._wrong_type(message, ".".join(keys)) or UsageError(message)
 
     def _understood(self, line: str, key: str, owner: str) -> UsageError | None:
