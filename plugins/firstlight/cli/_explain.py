@@ -54,9 +54,8 @@ class Explainer:
             error = self._understood(line, key, owner)
             if error:
                 return error
-        commands = re.search(r"one of \{(fit,validate,[\w,]+)\}", message)
-        if commands:
-            return UsageError(f"a subcommand is missing, one of: {commands.group(1).replace(',', ', ')}")
+        if 'expected "subcommand" to be one of' in message:  # of which jsonargparse names the first five
+            return UsageError("a subcommand is missing: fit, validate, test, predict, export or check")
         return self._wrong_type(message, ".".join(keys)) or UsageError(message)
 
     def _understood(self, line: str, key: str, owner: str) -> UsageError | None:
