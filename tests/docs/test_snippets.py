@@ -101,7 +101,7 @@ def _check_project_command(module: str, arguments: list[str]) -> None:
     _, _, part = module.partition(".")
     assert any((package / f"{part or '__main__'}{tag}.py").is_file() for tag in ("", ".vision"))
     if not part:
-        assert arguments[0] in ("fit", "validate", "test", "predict", "check")
+        assert arguments[0] in ("fit", "validate", "test", "predict", "export", "check")
         assert [word for word in arguments[1::2] if word != "--config"] == []
         for path in arguments[2::2]:
             assert (PROJECT / path).is_file()

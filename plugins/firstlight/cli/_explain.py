@@ -55,8 +55,8 @@ class Explainer:
             error = self._understood(line, key, owner)
             if error:
                 return error
-        if "one of {fit,validate,test,predict,check}" in message:
-            return UsageError("a subcommand is missing: fit, validate, test, predict or check")
+        if 'expected "subcommand" to be one of' in message:  # of which jsonargparse names the first five
+            return UsageError("a subcommand is missing: fit, validate, test, predict, export or check")
         return self._wrong_type(message, ".".join(keys)) or UsageError(message)
 
     def _understood(self, line: str, key: str, owner: str) -> UsageError | None:
