@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from firstlight._require import require
-from firstlight.callbacks._shadows import Shadows
+from firstlight._shadows import Shadows
 from firstlight.schedules import Schedule
 
 _Group = dict[str, Any]
