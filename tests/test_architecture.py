@@ -24,6 +24,7 @@ FLOORS = {
     "checks": 2,
     "modules": 3,
     "preflight": 3,
+    "recovery": 3,
     "tracking": 3,
     "callbacks": 4,
     "cli": 5,

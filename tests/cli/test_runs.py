@@ -207,14 +207,79 @@ def test_resume_auto_starts_anew_where_there_is_nothing(project, capsys):
     assert len(project.runs) == 1
 
 
-def test_resume_takes_the_highest_step_not_the_newest_file(project):
+def test_resume_takes_the_highest_step_not_the_newest_file(project, capsys):
     project.run("fit", "--checkpoint.save_top_k=-1")
     folder = project.runs[0] / "checkpoints"
     (folder / "last.ckpt").unlink()
     later = time.time() + 100
     os.utime(folder / "epoch=0-step=4.ckpt", (later, later))
-    (folder / "epoch=9-step=99.ckpt").write_bytes(b"cut off")
     assert project.run("fit", "--resume=last", "--trainer.max_epochs=3")._resumes.step == 8
+
+
+def test_resume_auto_passes_over_what_is_damaged_and_says_so(project, capsys):
+    project.run("fit", "--checkpoint.save_top_k=-1")
+    folder = project.runs[0] / "checkpoints"
+    last = folder / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    newest = folder / "epoch=1-step=8.ckpt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    capsys.readouterr()
+    cli = project.run("fit", "--resume=auto", "--trainer.max_epochs=3")
+    assert cli._resumes.step == 4
+    assert cli.trainer.global_step == 12
+    said = capsys.readouterr().out
+    assert "last.ckpt: it is cut off after" in said
+    assert "epoch=1-step=8.ckpt: its SHA-256 is not the one that it was sealed with" in said
+    assert re.search(r"resume: \S+epoch=0-step=4.ckpt \(step 4\), in the same run folder", said)
+    assert (folder / "last.ckpt.refused").is_file()
+    assert not (folder / "last-v1.ckpt").exists()
+    assert project.run("fit", "--resume=last", "--trainer.max_epochs=4")._resumes.step == 12
+
+
+@pytest.mark.parametrize("name", ["last", "path"])
+def test_resume_refuses_a_damaged_checkpoint_and_names_a_good_one(project, refused, name):
+    project.run("fit", "--checkpoint.save_top_k=-1")
+    last = project.runs[0] / "checkpoints" / "last.ckpt"
+    last.write_bytes(b"")
+    said = refused("fit", f"--resume={last if name == 'path' else name}", "--trainer.max_epochs=3")
+    assert "last.ckpt is refused as a checkpoint\n  it is empty\n  the newest good one is " in said
+    assert "epoch=1-step=8.ckpt (step 8)" in said
+
+
+def test_resume_auto_does_not_start_from_scratch_beside_damaged_checkpoints(project, refused):
+    project.run("fit")
+    for path in project.runs[0].glob("checkpoints/*"):
+        path.write_bytes(bytes(1000))
+    said = refused("fit", "--resume=auto")
+    assert "no checkpoint under project/runs/tiny can be resumed" in said
+    assert said.count("it is zeros") == 2
+    assert "to start anew, leave out --resume" in said
+
+
+def test_resume_needs_more_than_weights(project, refused):
+    project.run("fit", "--checkpoint.save_weights_only=true")
+    last = project.runs[0] / "checkpoints" / "last.ckpt"
+    assert "holds weights alone" in refused("fit", f"--resume={last}")
+    assert "it holds weights alone, from which no run can go on" in refused("fit", "--resume=auto")
+    project.run("test")
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(project, refused):
+    project.run("fit")
+    best = next(project.runs[0].glob("checkpoints/epoch*"))
+    best.write_bytes(best.read_bytes()[:-100])
+    said = refused("test", f"--ckpt_path={best}")
+    assert "is refused as a checkpoint\n  it is cut off after" in said
+
+
+def test_a_folder_that_cannot_be_written_ends_the_run_before_its_first_step(project, refused, tmp_path):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        project.run("fit", f"--checkpoint.dirpath={in_the_way}")
+    assert stopped.value.code == 74
 
 
 def test_the_configuration_wins_over_the_checkpoint(project):

@@ -49,5 +49,8 @@ SLOTS: dict[str, Slot] = {
     "checkpoint": Slot(
         "firstlight.cli._checkpoint_callback.RunCheckpoint", "what is kept, and by which metric", _FIT, on=True
     ),
+    "graceful_stop": Slot(
+        "firstlight.recovery.GracefulStop", "signals and a time limit end the run after a step, saved", _FIT, on=True
+    ),
     "wandb": Slot("firstlight.tracking.SafeWandbLogger", "log to Weights & Biases", _EVALUATE),
 }

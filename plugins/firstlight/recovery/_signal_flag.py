@@ -56,15 +56,22 @@ class SignalFlag:
                 self._before[one] = signal.signal(one, self._note)
         return True
 
-    def restore(self) -> dict[signal.Signals, Any]:
-        """Put back the handlers that were there before, wherever ours still is; return them."""
-        before, self._before = self._before, {}
-        self._shared[0] = _OVER
+    def before(self, one: signal.Signals) -> Any:
+        """Return the handler whose place ours has taken."""
+        return self._before.get(one)
+
+    def restore(self) -> None:
+        """Put back the handlers that were there before, wherever ours still is."""
         if threading.current_thread() is threading.main_thread():
-            for one, handler in before.items():
+            for one, handler in self._before.items():
                 if signal.getsignal(one) == self._note:
                     signal.signal(one, handler)
-        return before
+        self.leave()
+
+    def leave(self) -> None:
+        """Leave the handlers to whoever puts back all of them; loader workers may go."""
+        self._before = {}
+        self._shared[0] = _OVER
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:

@@ -58,9 +58,11 @@ def survey_checkpoints(folder: str | os.PathLike[str], *, resumable: bool = True
     """Look for the good checkpoint with the highest step among ``*.ckpt`` in a folder and those below it.
 
     The step is the one inside: a copied or touched file has a new time but an old step. With ``resumable``,
-    checkpoints of weights alone are refused.
+    checkpoints of weights alone are passed over, and refused where there are no others.
     """
-    found, refused = [], {}
+    found: list[tuple[int, bool, Path]] = []
+    refused: dict[Path, str] = {}
+    weights_alone: dict[Path, str] = {}
     for path in sorted(Path(folder).glob("**/*.ckpt")):
         if not path.is_file():  # a sharded checkpoint is a folder, whose parts torch's own reader knows
             continue
@@ -69,8 +71,8 @@ def survey_checkpoints(folder: str | os.PathLike[str], *, resumable: bool = True
         except (OSError, DamagedCheckpointError) as error:
             refused[path] = error.reason if isinstance(error, DamagedCheckpointError) else said_by(error)
             continue
-        if resumable and "loops" not in content:
-            refused[path] = "it holds weights alone, from which no run can go on"
+        if resumable and "optimizer_states" not in content:
+            weights_alone[path] = "it holds weights alone, from which no run can go on"
             continue
         # Equal steps: last.ckpt was written after the others and knows which of them is best.
         found.append((int(content.get("global_step", 0)), path.stem.startswith("last"), path))
@@ -81,4 +83,4 @@ def survey_checkpoints(folder: str | os.PathLike[str], *, resumable: bool = True
             refused[path] = error.reason
             continue
         return CheckpointSurvey(path, step, refused)
-    return CheckpointSurvey(None, 0, refused)
+    return CheckpointSurvey(None, 0, {**refused, **weights_alone})

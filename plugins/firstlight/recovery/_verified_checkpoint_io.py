@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
-from typing import Any, final
+from typing import IO, Any, cast, final
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
@@ -49,9 +49,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         self._swept: set[Path] = set()
         self._told = False
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Replace the file at ``path`` by a sealed checkpoint, whole or not at all."""
         local = self._local(path)
         if local is None or storage_options is not None:
@@ -69,7 +67,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         with replaced(path, fsync=self.fsync) as file:
             writer = SealingWriter(file)
             try:
-                torch.save(checkpoint, writer)
+                torch.save(checkpoint, cast(IO[bytes], writer))
             except BaseException:
                 if writer.error is not None:
                     raise writer.error from None
@@ -96,24 +94,22 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         return CheckpointWriteError(error.errno, f"cannot write the checkpoint {path}: {reason}; {kept}; {advice}")
 
     def load_checkpoint(
-        self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = None
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Return a checkpoint's content after its bytes were verified."""
         weights_only = True if weights_only is None else weights_only
         local = self._local(path)
         if local is None or local.is_dir():
-            loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
-            return loaded
+            return super().load_checkpoint(path, map_location, weights_only)
         try:
             verify_checkpoint(local)
         except DamagedCheckpointError as error:
             found = survey_checkpoints(local.parent)
             there = f"the newest good one is {found.newest} (step {found.step})" if found.newest else ""
             raise DamagedCheckpointError(local, error.reason, there or "there is no good one beside it") from None
-        loaded = super().load_checkpoint(local, map_location, weights_only)
-        return loaded
+        return super().load_checkpoint(local, map_location, weights_only)
 
-    def _local(self, path: str | os.PathLike[str]) -> Path | None:
+    def _local(self, path: str | Path) -> Path | None:
         """Return the path of a file on this machine; None, and a line once, for one elsewhere."""
         protocol, found, rest = str(path).partition("://")
         if not found:
