@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-diagnosis clean help
+.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis clean help
 
 demo: .venv/installed  ## generate a project, check it, train it, test it
 	$(PY) scripts/demo.py
@@ -32,6 +32,9 @@ bench-blocks: .venv-bench/installed  ## speed and memory of the building blocks 
 bench-callbacks: .venv/installed  ## what callbacks cost beside the bare Trainer and beside Lightning's and wandb's own
 	$(PY) benchmarks/callbacks.py
 
+bench-checkpoints: .venv/installed  ## what a verified checkpoint of 500 MB costs beside Lightning's own save
+	$(PY) benchmarks/checkpoints.py
+
 bench-diagnosis: .venv-diagnosis/installed  ## faults found and false alarms of the preflight beside other tools, an hour
 	PYTHONPATH=plugins:tests .venv-diagnosis/bin/python benchmarks/diagnosis.py $(ARGS)
 
@@ -40,7 +43,7 @@ clean:  ## remove what the targets built, .venv included; runs/ is yours and sta
 	find plugins tests scripts template docs -name __pycache__ -prune -exec rm -rf {} +
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
 
 # The stamps lie in .venv, so that they go with it.
 .venv/installed: pyproject.toml constraints.txt

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from faults.project import CONFIG, STEPS
 
-from faults.project import CONFIG
-
+EQUAL = "equal to the unbroken run, bit for bit"
 TESTS = Path(__file__).parents[1]
 
 
@@ -84,8 +84,8 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        (folder,) = (self.root / "runs" / "tiny").iterdir()
-        return folder
+        """The newest run folder; an attempt that was killed before its first checkpoint has one of its own."""
+        return max((self.root / "runs" / "tiny").iterdir())
 
     @property
     def checkpoints(self) -> Path:
@@ -93,7 +93,7 @@ class Run:
 
     def parts(self) -> list[Path]:
         """What lies there of checkpoints that are being written, or were."""
-        return list(self.root.glob("runs/tiny/*/checkpoints/.*.part"))
+        return list(self.checkpoints.glob(".*.part"))
 
 
 @dataclass
@@ -143,3 +143,13 @@ def equal(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(equal, a, b))
     return bool(a == b)
+
+
+def finish(run: Run, unbroken: dict[str, Any], *args: str) -> Attempt:
+    """Go on to the end, which must be that of the unbroken run; nothing that a killed process left may stay."""
+    done = run.fit("--resume=auto", *args)
+    assert done.code == 0, done.output
+    assert done.steps == list(range(done.resumed_from + 1, STEPS + 1))
+    assert not run.parts()
+    assert equal(trained(run.checkpoints / "last.ckpt"), unbroken)
+    return done

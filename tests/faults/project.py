@@ -31,7 +31,7 @@ trainer:
   num_sanity_val_steps: 0
 learning_rate: {{schedule: {{class_path: WarmupCosine, init_args: {{warmup: 0.25}}}}}}
 early_stopping: {{monitor: val/loss, patience: 8}}
-checkpoint: {{every_n_train_steps: 3, save_top_k: -1}}
+checkpoint: {{every_n_train_steps: 4, save_top_k: -1}}
 progress_bar: null
 run_manifest: null
 """

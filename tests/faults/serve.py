@@ -9,8 +9,8 @@ import sys
 import traceback
 from typing import Any
 
+import matplotlib.pyplot  # noqa: F401  each run draws its picture
 from faults.project import main
-from firstlight.preflight import run_preflight  # noqa: F401  imported here, that it need not be by each run
 
 
 def run(asked: dict[str, Any]) -> None:

@@ -34,8 +34,8 @@ class GracefulStop(Callback):
     ``fit(ckpt_path="last")`` goes on.
 
     A stop waits for the end of an accumulation window, and for a validation that is due: what comes after a resume is
-    then what would have come anyway. Before such a wait it saves too, and a kill meanwhile costs one validation. A run
-    that reaches its end before it can stop ends as usual.
+    then what would have come anyway. Before such a validation it saves too, so that a kill meanwhile costs no step; a
+    signal that comes during one waits for its end. A run that reaches its end before it can stop ends as usual.
 
     Several processes agree about every two seconds, by one reduction, and stop after the same step even if a single
     one got the signal. Handlers are in place while ``fit`` trains, in the main thread alone, and are put back after.
@@ -84,7 +84,6 @@ class GracefulStop(Callback):
         self._stop = 0  # why, once all ranks know
         self._saved_step = -1
         self._between_epochs = self._whole_window = False
-        self._before_validation: dict[str, Any] = {}
         self._steps, self._ask_after, self._asked_at = 0, 1, time.monotonic()
 
     # Handlers are in place while the Trainer trains
@@ -131,27 +130,7 @@ class GracefulStop(Callback):
         if self._stop and self._whole_window:
             self._save(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._flag.installed and not trainer.sanity_checking:
-            self._before_validation = _before_validation(trainer.fit_loop.state_dict())
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        # Whoever sent the signal may not wait for a long validation. Only here: ranks have batches of their own number.
-        if self._before_validation and self._whole_window and trainer.world_size == 1:
-            self._agree(trainer)
-            if self._stop:
-                self._save(trainer)
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._before_validation = {}
         if not trainer.sanity_checking:
             self._agree(trainer, now=True)
             if self._stop and self._whole_window and not trainer.is_last_batch:
@@ -174,8 +153,6 @@ class GracefulStop(Callback):
         Lightning has counted the next epoch as begun here, and would on resume take it for done, since the batches
         of the last one are. All earlier hooks are too early: callbacks that monitor run last in each.
         """
-        if self._before_validation:
-            checkpoint["loops"]["fit_loop"] = self._before_validation
         if self._between_epochs:
             loops = checkpoint["loops"]["fit_loop"]
             for count in ("total", "current"):
@@ -248,13 +225,6 @@ class GracefulStop(Callback):
         self.stopped_by = what
         rank_zero_info(f"stopped by {what} after step {trainer.global_step}; exit code {code}")
         raise SystemExit(code)
-
-
-def _before_validation(loops: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of the loops as it was at the end of the batch before: Lightning cannot resume a validation."""
-    for count in ("total", "current"):
-        loops["epoch_loop.batch_progress"][count]["completed"] -= 1
-    return loops
 
 
 def _model_checkpoints(trainer: Trainer) -> list[ModelCheckpoint]:

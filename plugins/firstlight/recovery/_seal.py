@@ -86,16 +86,16 @@ def _fault(file: BinaryIO, size: int) -> str:
     file.seek(-min(end, size), os.SEEK_END)
     tail = file.read()
     at = tail.rfind(_END_MARK)
-    sealed = at == 0 and tail[_END.size :].startswith(_LABEL)
-    if sealed:
+    missing = at >= 0 and (len(tail) - at < _END.size or at + _END.size + _END.unpack_from(tail, at)[1] != len(tail))
+    if missing:
+        return f"it is cut off after {size} bytes"
+    if at == 0 and tail[_END.size :].startswith(_LABEL):
         digest = hashlib.sha256()
         for chunk in _chunks(file, size - _SEAL_LENGTH - len(_NO_COMMENT)):
             digest.update(chunk)
         digest.update(_NO_COMMENT)
         whole = digest.hexdigest().encode() == tail[_END.size + len(_LABEL) :]
         return "" if whole else "its SHA-256 is not the one that it was sealed with"
-    if at >= 0 and (len(tail) - at < _END.size or at + _END.size + _END.unpack_from(tail, at)[1] != len(tail)):
-        return f"it is cut off after {size} bytes"
     return _fault_of_archive(file, size)
 
 
