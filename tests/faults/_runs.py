@@ -76,6 +76,7 @@ class Run:
             yield attempt
         finally:
             attempt.code = self.server.answer()["code"]
+            attempt.keep()
 
     def fit(self, *args: str, **kwargs: Any) -> Attempt:
         with self.attempt(*args, **kwargs) as attempt:
@@ -101,13 +102,20 @@ class Attempt:
     run: Run
     pid: int
     code: int | None = None
+    _kept: tuple[str, list[int]] | None = None
+
+    def keep(self) -> None:
+        """Keep what it said and did: the next attempt writes into the same files."""
+        self._kept = self.output, self.steps
 
     @property
     def output(self) -> str:
-        return (self.run.root / "output.txt").read_text()
+        return self._kept[0] if self._kept else (self.run.root / "output.txt").read_text()
 
     @property
     def steps(self) -> list[int]:
+        if self._kept:
+            return self._kept[1]
         path = self.run.root / "steps.txt"
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
