@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-# A step on k times the items averages k times the gradients. SGD then takes the k small steps in one (Goyal et al. 2017,
-# arXiv:1706.02677); Adam divides by the gradient's noise, which falls with the root of k (Malladi et al. 2022,
+# A step on k times the items averages k times the gradients. SGD then takes the k small steps in one (Goyal et al.
+# 2017, arXiv:1706.02677); Adam divides by the gradient's noise, which falls with the root of k (Malladi et al. 2022,
 # arXiv:2205.10287).
 POWERS = {"linear": 1.0, "sqrt": 0.5}
 
