@@ -283,6 +283,20 @@ def test_wandb_shares_the_folder_and_gets_the_configuration(project):
     assert "train/loss" in {key for row in logged.history for key in row}
 
 
+def test_a_run_that_goes_on_is_the_same_run_in_wandb(project):
+    """Online the id alone does it; two offline runs of one id would collide, so the second is numbered, in one group."""
+    pytest.importorskip("wandb")
+    cli = project.run("fit", "--wandb={}")
+    cli.trainer.loggers[1].finish()
+    cli = project.run("fit", "--wandb={}", "--resume=auto", "--trainer.max_epochs=3")
+    cli.trainer.loggers[1].finish()
+    (run,) = project.runs
+    first, second = (read_offline_run(path) for path in sorted((run / "wandb").glob("offline-run-*")))
+    assert [first.run_id, second.run_id] == [run.name, f"{run.name}-1"]
+    steps_of = [{row["trainer/global_step"] for row in found.history} for found in (first, second)]
+    assert not steps_of[0] & steps_of[1]
+
+
 @pytest.mark.slow
 def test_two_processes_share_one_run(project):
     pytest.importorskip("wandb")

@@ -241,7 +241,7 @@ class FirstlightCLI(LightningCLI):
             self.run_folder /= stage
 
     def _place_wandb(self, wandb: Any, stage: str) -> None:
-        """Put W&B's files into the run folder, and the attempts of a run into one group."""
+        """Put W&B's files into the run folder, the attempts of a run into one group, and online into one W&B run."""
         run = self.run_folder.parent if stage != "fit" else self.run_folder
         values = {
             "save_dir": str(self.run_folder),
@@ -249,6 +249,8 @@ class FirstlightCLI(LightningCLI):
             "group": run.name,
             "job_type": stage,
         }
+        if stage == "fit":
+            values["version"] = run.name  # W&B's id of the run: the same when it goes on
         for key, value in values.items():
             if wandb[key] in (None, "."):
                 wandb[key] = value
