@@ -31,6 +31,7 @@ from firstlight.cli._config_files import ConfigFiles, words
 from firstlight.cli._csv_logger import RunCSVLogger
 from firstlight.cli._errors import UsageError
 from firstlight.cli._explain import Explainer
+from firstlight.cli._lone_node import refuse_lone_node
 from firstlight.cli._parser import FirstlightParser, ParseError
 from firstlight.cli._plain_values import plain_values
 from firstlight.cli._predictions import PredictionWriter
@@ -343,6 +344,7 @@ class FirstlightCLI(LightningCLI):
         if subcommand == "check":
             self._check()
             return
+        refuse_lone_node(self.trainer)
         # Loggers get the whole configuration from RunRecord, under names that cannot collide.
         for part in (self.model, self.datamodule):
             if part is not None:
