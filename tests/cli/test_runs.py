@@ -284,7 +284,7 @@ def test_wandb_shares_the_folder_and_gets_the_configuration(project):
 
 
 def test_a_run_that_goes_on_is_the_same_run_in_wandb(project):
-    """Online the id alone does it; two offline runs of one id would collide, so the second is numbered, in one group."""
+    """Online the id alone does it; offline, two runs of one id would collide, so the second is numbered."""
     pytest.importorskip("wandb")
     cli = project.run("fit", "--wandb={}")
     cli.trainer.loggers[1].finish()

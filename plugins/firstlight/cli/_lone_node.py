@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 
 from firstlight.cli._errors import UsageError
