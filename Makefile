@@ -5,13 +5,16 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint docs bench-blocks bench-callbacks bench-diagnosis clean help
+.PHONY: demo test test-matrix lint docs bench-blocks bench-callbacks bench-diagnosis clean help
 
 demo: .venv/installed  ## generate a project, check it, train it, test it
 	$(PY) scripts/demo.py
 
 test: .venv/installed  ## run every test
 	$(PY) -m pytest
+
+test-matrix: .venv/installed  ## every task of the template with every logger: lint, types, its tests, all commands
+	$(PY) -m pytest -m matrix
 
 lint: .venv/installed  ## style and types
 	$(PY) -m ruff check .
