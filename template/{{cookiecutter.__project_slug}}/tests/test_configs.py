@@ -1,4 +1,4 @@
-"""Every file of configs/ loads, says the same when read back, goes with the others in any order, and trains."""
+"""Every file of configs/ loads, reads back the same, goes with the others in any order, and trains."""
 
 from collections.abc import Callable, Iterator
 from itertools import combinations
@@ -76,7 +76,9 @@ def test_overlays_go_together_in_any_order(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("config", [config for config in OVERLAYS if config not in TRAINED_ELSEWHERE])
 def test_one_batch_trains(config: str, fit: Fit, tmp_path: Path) -> None:
     """On the CPU and on one machine, since the tests have no other."""
-    run = fit(tmp_path, "--config", "configs/debug/fast.yaml", "--config", config, *ONE_BATCH)
-    if torch.distributed.is_initialized():  # Lightning leaves it to the end of the process
-        torch.distributed.destroy_process_group()
+    try:
+        run = fit(tmp_path, "--config", "configs/debug/fast.yaml", "--config", config, *ONE_BATCH)
+    finally:
+        if torch.distributed.is_initialized():  # Lightning leaves it to the end of the process
+            torch.distributed.destroy_process_group()
     assert (run / "checkpoints" / "last.ckpt").is_file()
