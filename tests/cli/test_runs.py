@@ -343,7 +343,7 @@ def test_two_nodes_train_as_one_process_and_share_one_run(project):
         )
         for _ in range(2)
     ]
-    said = [node.communicate(timeout=120)[0] for node in nodes]
+    said = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     (run,) = project.runs
     assert {p.name for p in run.iterdir()} == {"config.yaml", "metrics.csv", "checkpoints", "wandb", "run.png"}
