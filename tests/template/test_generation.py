@@ -61,7 +61,7 @@ def test_no_trace_of_the_template_is_left(project: Path) -> None:
         assert not re.search(r"\{\{|\{%|\{#", text), path
         assert "cookiecutter" not in text, path
         assert str(CHECKOUT) not in text, path
-        assert not re.search(r"os\.system|shell\s*=\s*True|\beval\(|weights_only=False", text), path
+        assert not re.search(r"os\.system|shell\s*=\s*True|(?<![.\w])eval\(|weights_only=False", text), path
         assert not re.search(r"(?i)(api_?key|token|secret|password)[\"']?\s*[:=]\s*[\"']?[\w-]{8,}", text), path
         assert str(project.parent) not in text, path
         assert not re.search(r"(?<![\w.:/~-])(?<!#!)/(home|root|tmp|work|Users|usr|opt)/", text), path
