@@ -115,7 +115,7 @@ def _check_project_command(module: str, arguments: list[str]) -> None:
     # The name of a file that not every task has holds a condition.
     assert any(re.search(rf"\b{part or '__main__'}\.py\b", path.name) for path in package.iterdir())
     if not part:
-        assert arguments[0] in ("fit", "validate", "test", "predict", "check")
+        assert arguments[0] in ("fit", "validate", "test", "predict", "export", "check")
         _check_arguments(arguments[1:])
 
 
