@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis clean help
+.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis test-matrix clean help
 
 demo: .venv/installed  ## generate a project, check it, train it, test it
 	$(PY) scripts/demo.py
@@ -16,6 +16,9 @@ test: .venv/installed  ## run every test, two files at a time
 
 test-faults: .venv/installed  ## kill, cut and starve real runs; print fault, tries, lost steps, outcome
 	$(PY) -m pytest tests/faults -m ""
+
+test-matrix: .venv/installed  ## every task of the template with every logger: lint, types, its tests, all commands
+	$(PY) -m pytest -m matrix
 
 lint: .venv/installed  ## style and types
 	$(PY) -m ruff check .

@@ -38,7 +38,7 @@ class Installed:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
         said = done.stdout + done.stderr
@@ -105,6 +105,7 @@ def test_a_profile_is_printed(installed: Installed) -> None:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_make_one_run(installed: Installed, strategy: str) -> None:
     overlays = ["--config", "configs/debug/fast.yaml", "--config", f"configs/strategy/{strategy}.yaml"]
+    overlays += ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
     said = installed.command("fit", *overlays, "--run_name", strategy)
     assert "Starting with 2 processes" in said
     (run,) = installed.runs(strategy)

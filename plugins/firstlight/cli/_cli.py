@@ -35,6 +35,7 @@ from firstlight.cli._explain import Explainer
 from firstlight.cli._export_formats import ExportFormat
 from firstlight.cli._exporting import EXPORT_TRAINER, FirstBatch, export
 from firstlight.cli._imports import only_from
+from firstlight.cli._lone_node import refuse_lone_node
 from firstlight.cli._model_card import write_model_card
 from firstlight.cli._numbers import refuse_senseless_numbers
 from firstlight.cli._parser import FirstlightParser, ParseError
@@ -270,7 +271,7 @@ class FirstlightCLI(LightningCLI):
             self.run_folder /= stage
 
     def _place_wandb(self, wandb: Any, stage: str) -> None:
-        """Put W&B's files into the run folder, and the attempts of a run into one group."""
+        """Put W&B's files into the run folder, the attempts of a run into one group, and online into one W&B run."""
         run = self.run_folder.parent if stage != "fit" else self.run_folder
         attempts = len(list((self.run_folder / "wandb").glob("*run-[0-9]*"))) if self._resumes else 0
         attempt = f"resume-{attempts}" if attempts else ""
@@ -280,6 +281,8 @@ class FirstlightCLI(LightningCLI):
             "group": run.name,
             "job_type": attempt or stage,
         }
+        if stage == "fit":
+            values["version"] = run.name  # W&B's id of the run: the same when it goes on
         for key, value in values.items():
             if wandb[key] in (None, "."):
                 wandb[key] = value
@@ -383,6 +386,7 @@ class FirstlightCLI(LightningCLI):
         if subcommand == "export":
             self._export()
             return
+        refuse_lone_node(self.trainer)
         # Loggers get the whole configuration from RunRecord, under names that cannot collide.
         for part in (self.model, self.datamodule):
             if part is not None:
