@@ -143,6 +143,17 @@ def test_a_claim_that_does_not_hold_ends_the_script(load: Any, tmp_path: Path, m
     assert [path.name for path in tmp_path.iterdir()] == ["none.json"]
 
 
+def test_claims_that_need_no_training_hold_now(load: Any) -> None:
+    """The others are measured anew by ``make docs-figures``."""
+    initialization = load("initialization")
+    he, wild = (initialization.squares(scheme, "ReLU", 1024, 0) for scheme in ("He", "N(0, 1)"))
+    assert max(he) < 2 * min(he)
+    assert wild[5] > 1e10 * wild[0]
+    noise = load("gradient_descent").noise()
+    assert noise["seen"][:-1] == pytest.approx(noise["theory"][:-1], rel=0.1)
+    assert load("optimizers").lamb_step() < 1e-3
+
+
 class Digits(LightningDataModule):
     """Noise in the shape of the digits."""
 

@@ -62,9 +62,10 @@ def lamb_step() -> float:
     off = []
 
     def look(_step: int) -> None:
-        for old, new in zip(before, weights, strict=True):
+        for old, weight in zip(before, weights, strict=True):
+            new = weight.detach()
             off.append(abs(float((new - old).norm() / old.norm()) / 0.01 - 1))
-            old.copy_(new.detach())
+            old.copy_(new)
 
     optimizer = LAMB(model.parameters(), lr=0.01, weight_decay=0.01)
     train(model, inputs, target, optimizer=optimizer, steps=50, after_step=look)

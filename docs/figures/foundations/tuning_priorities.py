@@ -77,7 +77,7 @@ RANGES: list[tuple[int, str, str, tuple[Any, ...]]] = [
 def optimizer_of(recipe: Recipe, groups: Any) -> torch.optim.Optimizer:
     betas = (recipe.beta1, recipe.beta2)
     if recipe.optimizer == "SGD":  # at thirty times the rate, where its valley is (see the page of optimizers)
-        return SGD(groups, lr=30 * recipe.rate, momentum=0.9 if recipe.rate < 1e-2 else 0.0)
+        return SGD(groups, lr=30 * recipe.rate, momentum=0.9)
     if recipe.optimizer == "RMSprop":
         return RMSprop(groups, lr=recipe.rate, eps=recipe.eps)
     return (Adam if recipe.optimizer == "Adam" else AdamW)(groups, lr=recipe.rate, betas=betas, eps=recipe.eps)
