@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis test-matrix clean help
+.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis test-matrix docs-figures clean help
 
 demo: .venv/installed  ## generate a project, check it, train it, test it
 	$(PY) scripts/demo.py
@@ -28,6 +28,10 @@ lint: .venv/installed  ## style and types
 docs: .venv/installed-docs  ## build docs/_build/html; a warning is an error
 	$(PY) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+docs-figures: .venv/installed  ## every picture and number of docs/ anew; fails where a page is no longer right
+	@set -e; for script in docs/figures/[!_]*.py docs/figures/foundations/[!_]*.py; do \
+		echo "$$script"; PYTHONPATH=plugins OMP_NUM_THREADS=1 $(PY) "$$script"; done
 
 bench-blocks: .venv-bench/installed  ## speed and memory of the building blocks beside torch and other libraries
 	PYTHONPATH=plugins .venv-bench/bin/python benchmarks/blocks.py
