@@ -33,6 +33,13 @@ TASKS = {
         dependencies=(SKLEARN,),
         digits=True,
     ),
+    "tabular": Task(
+        "A regression on scikit-learn's diabetes data (442 patients, ten columns; they come with the package: no "
+        "download)",
+        "SupervisedModule",
+        "DiabetesDataModule",
+        dependencies=(SKLEARN,),
+    ),
     "blank": Task(
         "A small network on synthetic data, to be replaced by yours (look for `YOUR TURN` in `src/`)",
         "StarterModule",
