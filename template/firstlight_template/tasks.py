@@ -40,6 +40,19 @@ TASKS = {
         "DiabetesDataModule",
         dependencies=(SKLEARN,),
     ),
+    "language": Task(
+        "A causal transformer on the text of Python's own help topics, byte by byte (it comes with Python: no download)",
+        "LanguageModule",
+        "TopicsDataModule",
+    ),
+    "ocr": Task(
+        "A reader of three-digit strings, put together from scikit-learn's handwritten digits (they come with the "
+        "package: no download)",
+        "TranscriptionModule",
+        "StringsDataModule",
+        dependencies=(SKLEARN,),
+        digits=True,
+    ),
     "blank": Task(
         "A small network on synthetic data, to be replaced by yours (look for `YOUR TURN` in `src/`)",
         "StarterModule",
