@@ -5,13 +5,16 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint docs bench-blocks bench-callbacks bench-diagnosis clean help
+.PHONY: demo test test-tasks lint docs bench-blocks bench-callbacks bench-diagnosis clean help
 
-demo: .venv/installed  ## generate a project, check it, train it, test it
-	$(PY) scripts/demo.py
+demo: .venv/installed  ## generate a project, check it, train it, test it; another task than vision: make demo TASK=language
+	$(PY) scripts/demo.py $(TASK)
 
 test: .venv/installed  ## run every test
 	$(PY) -m pytest
+
+test-tasks: .venv/installed  ## train every task of the template to its level, minutes each
+	$(PY) -m pytest -m tasks tests/template
 
 lint: .venv/installed  ## style and types
 	$(PY) -m ruff check .

@@ -13,7 +13,7 @@ from .data import load_parts
 def discounted(counts: Tensor, shorter: Tensor) -> Tensor:
     """Take a part of every count, and give it to the next token by the shorter context."""
     once, twice = (counts == 1).sum(), (counts == 2).sum()
-    discount = once / (once + 2 * twice).clamp(min=1)
+    discount = (once / (once + 2 * twice).clamp(min=1)).clamp(min=0.1)  # 0 would make what is new impossible
     total, kinds = counts.sum(-1, keepdim=True), (counts > 0).sum(-1, keepdim=True)
     kept = (counts - discount).clamp(min=0) + discount * kinds * shorter
     return torch.where(total > 0, kept / total.clamp(min=1), shorter)

@@ -34,14 +34,14 @@ def windows(tokens: Tensor, context: int) -> Tensor:
 class TopicsDataModule(LightningDataModule):
     """Loaders over windows of the text; in training the windows get longer with the epochs.
 
-    Short windows teach what depends on the last few bytes, and are cheap in attention; the long ones then add
-    what is further away. A batch holds as many tokens at any length, so an epoch has as many steps. The Trainer
-    has to ask for a new loader each epoch: ``reload_dataloaders_every_n_epochs: 1``.
+    Short windows teach what the last few bytes say, and are cheap in attention; the long ones then add what is
+    further away. A batch holds as many tokens at any length, so an epoch has as many steps. The Trainer has
+    to ask for a new loader each epoch: ``reload_dataloaders_every_n_epochs: 1``.
 
     Args:
         batch_size: Windows of full length in a batch; shorter ones are more.
         context: Tokens that the model reads, at most.
-        curriculum: Length of the windows in the first epochs, one an epoch, each a divisor of ``context``.
+        curriculum: Length of the windows in the first epochs, one an epoch; divisors of ``context``.
         num_workers: Loader processes; text in memory is fastest with none.
         seed: Seed of the order of training windows.
     """
