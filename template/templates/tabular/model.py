@@ -34,5 +34,4 @@ class TableNet(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Return one number for each row."""
         rows = self.noise(rows)
-        values: Tensor = self.linear(rows) + self.head(self.hidden(rows))
-        return values.squeeze(1)
+        return self.linear(rows).squeeze(1) + self.head(self.hidden(rows)).squeeze(1)
