@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch.utils.data import default_collate
 
 from firstlight.tracking import read_metrics
 
@@ -48,7 +49,7 @@ def tested(module_name: str, data_name: str) -> tuple[Any, Any]:
 
 def tabular(figure: Figure) -> None:
     module, test = tested("SupervisedModule", "DiabetesDataModule")
-    rows, target = test.tensors
+    rows, target = test[:]
     with torch.no_grad():
         predicted = module(rows)
     r2 = 1 - float((predicted - target).square().sum() / (target - target.mean()).square().sum())
@@ -74,7 +75,7 @@ def language(figure: Figure) -> None:
 
 def ocr(figure: Figure) -> None:
     module, test = tested("TranscriptionModule", "StringsDataModule")
-    images, labels = test.tensors
+    images, labels = default_collate([test[index] for index in range(len(test))])
     read = module.predict_step(images, 0)["text"]
     true = ["".join(str(label - 1) for label in row) for row in labels.tolist()]
     wrong = [i for i in range(len(true)) if read[i] != true[i]]

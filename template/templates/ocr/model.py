@@ -10,7 +10,7 @@ class LineReader(nn.Module):
         channels: Width of the two convolutions.
         width: Width of the LSTM in each direction.
         num_classes: Number of classes, the blank among them.
-        dropout: Share of the LSTM's outputs that is dropped in training.
+        dropout: Share of the channels before the LSTM, and of its outputs, that is dropped in training.
     """
 
     def __init__(
@@ -18,11 +18,14 @@ class LineReader(nn.Module):
     ) -> None:
         super().__init__()
         self.strokes = nn.Sequential(
-            nn.Conv2d(1, channels, kernel_size=3, padding=1),
+            nn.Conv2d(1, channels, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
             nn.ReLU(),
             nn.MaxPool2d((2, 1)),  # height only: a column stays a frame
+            nn.Dropout2d(dropout),
         )
         self.columns = nn.LSTM(4 * channels, width, bidirectional=True, batch_first=True)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, num_classes))

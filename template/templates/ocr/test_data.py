@@ -48,5 +48,20 @@ def test_labels_leave_zero_to_the_blank() -> None:
     assert images.shape == (8, 1, 8, data.COLUMNS)
     assert images.dtype == torch.float32
     assert torch.equal(labels - 1, torch.from_numpy(data.load_strings("val")[1][:8]))
-    everything = module.datasets["train"].tensors[1]
+    everything = module.datasets["train"].labels
     assert everything.unique().tolist() == list(range(1, 11))
+
+
+def test_only_training_images_are_moved_and_by_at_most_one_pixel() -> None:
+    module = data.StringsDataModule()
+    module.setup("fit")
+    assert {part: dataset.shift for part, dataset in module.datasets.items()} == {
+        "train": True,
+        "val": False,
+        "test": False,
+    }
+    image = torch.zeros(1, 1, 8, data.COLUMNS)
+    image[0, 0, 4, 4] = 1
+    dataset = data.StringsDataset(image, torch.zeros(1, data.LENGTH, dtype=torch.long), shift=True)
+    seen = {tuple(dataset[0][0].nonzero()[0].tolist()) for _ in range(100)}
+    assert seen == {(0, row, 4) for row in (3, 4, 5)}

@@ -11,8 +11,8 @@ def test_columns_become_frames() -> None:
 
 
 def test_number_of_parameters() -> None:
-    # By hand: two convolutions with bias; an LSTM of four gates in two directions, with two biases; the head.
-    convolutions = 9 * (1 * 16 + 16 * 16) + 2 * 16
+    # By hand: two convolutions, each with BatchNorm; the LSTM with four gates; the head.
+    convolutions = 9 * (1 * 16 + 16 * 16) + 2 * 2 * 16
     lstm = 2 * 4 * 48 * (4 * 16 + 48 + 2)
     expected = convolutions + lstm + (96 * 11 + 11)
     assert sum(parameter.numel() for parameter in model.LineReader().parameters()) == expected
