@@ -5,10 +5,10 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis test-matrix docs-figures clean help
+.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis test-matrix docs-figures test-tasks clean help
 
-demo: .venv/installed  ## generate a project, check it, train it, test it
-	$(PY) scripts/demo.py
+demo: .venv/installed  ## generate a project, check it, train it, test it; another task than vision: make demo TASK=language
+	$(PY) scripts/demo.py $(TASK)
 
 # A file's tests stay together: they share what is slow to make, such as a generated project.
 test: .venv/installed  ## run every test, two files at a time
@@ -19,6 +19,9 @@ test-faults: .venv/installed  ## kill, cut and starve real runs; print fault, tr
 
 test-matrix: .venv/installed  ## every task of the template with every logger: lint, types, its tests, all commands
 	$(PY) -m pytest -m matrix
+
+test-tasks: .venv/installed  ## train every task of the template to its level, minutes each
+	$(PY) -m pytest -m tasks tests/template
 
 lint: .venv/installed  ## style and types
 	$(PY) -m ruff check .

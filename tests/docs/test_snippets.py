@@ -63,8 +63,10 @@ def test_commands_name_what_exists(page: Path, line: str) -> None:
     words = shlex.split(line, comments=True)
     words[0] = "python" if re.fullmatch(r"(\.venv/bin/)?python3?", words[0]) else words[0]
     match words:
-        case ["make", target]:
+        case ["make", target, *settings]:
             assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            tasks = json.loads((TEMPLATE / "cookiecutter.json").read_text())["task"]
+            assert set(settings) <= {f"TASK={task}" for task in tasks}
         case ["python", "-m", "pip", "install", *arguments]:
             _check_install(arguments)
         case ["python", "-m", module, *arguments] if module.split(".")[0] == "first_light":

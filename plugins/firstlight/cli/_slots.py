@@ -40,6 +40,7 @@ SLOTS: dict[str, Slot] = {
         "firstlight.callbacks.GradientClipping", "by norm, value, percentile or unit; what becomes of NaN", _STEP
     ),
     "gradient_monitor": Slot("firstlight.callbacks.GradientMonitor", "gradient norms and clip rate", _FIT),
+    "max_norm": Slot("firstlight.callbacks.MaxNorm", "no unit's incoming weights above a limit", _STEP),
     "weight_ema": Slot("firstlight.callbacks.WeightEMA", "validate and end with averaged weights", _STEP),
     "early_stopping": Slot("firstlight.callbacks.EarlyStopping", "stop when a metric stalls", _FIT),
     "prediction_samples": Slot(
