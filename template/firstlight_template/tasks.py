@@ -21,6 +21,8 @@ class Task:
     dependencies: tuple[str, ...] = ()
     digits: bool = False  # has digits.py, scikit-learn's digits under a fixed split
     baseline: bool = True  # has baseline.py, which prints the number to beat
+    loss: str = "train/loss"  # a value that is logged at every training step
+    ddp: str = "ddp"  # the strategy for a copy of the model on each device
 
 
 SKLEARN = "scikit-learn>=1.4"
@@ -32,6 +34,31 @@ TASKS = {
         "DigitsDataModule",
         dependencies=(SKLEARN,),
         digits=True,
+    ),
+    "contrastive": Task(
+        "An encoder that learns from scikit-learn's handwritten digits without a label (they come with the package: no "
+        "download)",
+        "ContrastiveModule",
+        "DigitsDataModule",
+        dependencies=(SKLEARN,),
+        digits=True,
+    ),
+    "vae": Task(
+        "A variational autoencoder of scikit-learn's handwritten digits (they come with the package: no download)",
+        "VAEModule",
+        "DigitsDataModule",
+        dependencies=(SKLEARN,),
+        digits=True,
+    ),
+    "gan": Task(
+        "A generative adversarial network that draws handwritten digits, from scikit-learn's (they come with the "
+        "package: no download)",
+        "GANModule",
+        "DigitsDataModule",
+        dependencies=(SKLEARN,),
+        digits=True,
+        loss="train/loss/generator",
+        ddp="ddp_find_unused_parameters_true",  # each backward pass is through one of the two networks
     ),
     "blank": Task(
         "A small network on synthetic data, to be replaced by yours (look for `YOUR TURN` in `src/`)",
