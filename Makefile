@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint docs bench-blocks bench-callbacks bench-diagnosis clean help
+.PHONY: demo test test-tasks lint docs bench-blocks bench-callbacks bench-diagnosis clean help
 
 demo: .venv/installed  ## generate a project, check it, train it, test it
 	$(PY) scripts/demo.py
@@ -13,6 +13,9 @@ demo: .venv/installed  ## generate a project, check it, train it, test it
 # A file's tests stay together: they share what is slow to make, such as a generated project.
 test: .venv/installed  ## run every test, two files at a time
 	$(PY) -m pytest -n 2 --dist loadfile
+
+test-tasks: .venv/installed  ## train every task of the template to its level, minutes each
+	$(PY) -m pytest -m tasks tests/template
 
 lint: .venv/installed  ## style and types
 	$(PY) -m ruff check .

@@ -62,8 +62,15 @@ class GeneratedSamples(Callback):
         """Forget an earlier run."""
         self._aside = False
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log a picture, if it is time; before averaged weights give way to those in training."""
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Log a picture at the first batch, if it is time.
+
+        Averaged weights are in place by then, whatever the order of callbacks, and no longer at the end of the epoch.
+        """
+        if batch_idx or dataloader_idx:
+            return
         due = trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         loggers = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
         if trainer.sanity_checking or not due or not loggers or not _has_matplotlib():
@@ -117,7 +124,7 @@ def image_grid(images: Tensor) -> Tensor:
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     _, channels, height, width = images.shape
-    enlarged = max(1, round(_SIDE / (columns * (width + 1))))
+    enlarged = max(1, round((_SIDE / columns - 1) / width))
     pixels = images.clamp(0, 1).mul(255).round().byte().expand(-1, 3 if channels == 1 else channels, -1, -1)
     pixels = pixels.repeat_interleave(enlarged, 2).repeat_interleave(enlarged, 3)
     # A frame on the right and below each, and on the left and above the whole.

@@ -5,6 +5,7 @@ if the judge assigns it to at least 20 of them with a confidence of 0.8 or more.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +41,16 @@ class Coverage(Callback):
     The same normal numbers are drawn each time, so that validations can be compared.
     """
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge the weights that are validated."""
-        if not trainer.sanity_checking:
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Judge once, while the weights that are validated are in place: at the end the averages are gone."""
+        if batch_idx == 0 and not trainer.sanity_checking:
             self._log(pl_module, "val", seed=0)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,7 +61,8 @@ class Coverage(Callback):
         samples = pl_module.sample(NUM_SAMPLES, generator=torch.Generator().manual_seed(seed))
         classes, sure = coverage(samples.float().cpu().numpy())
         values = {f"{stage}/classes": float(classes), f"{stage}/sure": sure}
-        pl_module.log_dict(values, on_epoch=True, prog_bar=stage == "val", sync_dist=True)
+        once = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": NUM_SAMPLES}
+        pl_module.log_dict(values, prog_bar=stage == "val", **once)
 
 
 def baseline_images() -> NDArray[np.float32]:
