@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 from .digits import Part, load_split
 
 PARTS: tuple[Part, Part] = ("train", "test")
-LATENT_DIM = 8  # as in configs/default.yaml
+LATENT_DIM = 4  # as in configs/default.yaml
 
 
 def baseline_log_likelihood(latent_dim: int = LATENT_DIM) -> float:

@@ -22,7 +22,7 @@ class Encoder(nn.Module):
         width: Width of the hidden layers.
     """
 
-    def __init__(self, *, latent_dim: int = 8, width: int = 256) -> None:
+    def __init__(self, *, latent_dim: int = 4, width: int = 256) -> None:
         super().__init__()
         self.network = nn.Sequential(nn.Flatten(), *layers(64, width, 2 * latent_dim))
 
@@ -40,7 +40,7 @@ class Decoder(nn.Module):
         width: Width of the hidden layers.
     """
 
-    def __init__(self, *, latent_dim: int = 8, width: int = 256) -> None:
+    def __init__(self, *, latent_dim: int = 4, width: int = 256) -> None:
         super().__init__()
         self.network = nn.Sequential(*layers(latent_dim, width, 64), nn.Unflatten(1, (1, 8, 8)))
 

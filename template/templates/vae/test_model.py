@@ -18,8 +18,8 @@ def test_number_of_parameters() -> None:
     def count(network: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in network.parameters())
 
-    assert count(model.Encoder()) == linear(64, 256) + linear(256, 256) + linear(256, 16)
-    assert count(model.Decoder()) == linear(8, 256) + linear(256, 256) + linear(256, 64)
+    assert count(model.Encoder()) == linear(64, 256) + linear(256, 256) + linear(256, 8)
+    assert count(model.Decoder()) == linear(4, 256) + linear(256, 256) + linear(256, 64)
 
 
 def test_every_parameter_gets_a_gradient() -> None:
