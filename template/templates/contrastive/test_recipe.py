@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from lightning import Trainer
 
 from {{ cookiecutter.package_name }} import baseline, digits, main
 
-MODULE, DATA = main.ContrastiveModule, main.DigitsDataModule
 Fit = Callable[..., Path]
 Column = Callable[[Path, str], list[float]]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from firstlight.modules import GANModule
 from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -58,11 +59,13 @@ class Coverage(Callback):
         self._log(pl_module, "test", seed=1)
 
     def _log(self, pl_module: LightningModule, stage: str, *, seed: int) -> None:
+        if not isinstance(pl_module, GANModule):
+            raise TypeError(f"Coverage judges a GANModule, not a {type(pl_module).__name__}")
         samples = pl_module.sample(NUM_SAMPLES, generator=torch.Generator().manual_seed(seed))
         classes, sure = coverage(samples.float().cpu().numpy())
-        values = {f"{stage}/classes": float(classes), f"{stage}/sure": sure}
-        once = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": NUM_SAMPLES}
-        pl_module.log_dict(values, prog_bar=stage == "val", **once)
+        for name, value in (("classes", float(classes)), ("sure", sure)):
+            key, shown = f"{stage}/{name}", stage == "val"
+            pl_module.log(key, value, on_step=False, on_epoch=True, prog_bar=shown, sync_dist=True)
 
 
 def baseline_images() -> NDArray[np.float32]:

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lightning import Trainer
 
 from {{ cookiecutter.package_name }} import baseline, main
 
-MODULE, DATA = main.VAEModule, main.DigitsDataModule
 Fit = Callable[..., Path]
 Column = Callable[[Path, str], list[float]]
 
