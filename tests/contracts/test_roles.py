@@ -184,7 +184,7 @@ def bare(tmp_path_factory):
     return functools.partial(alone_in, tmp_path_factory.mktemp("bare"))
 
 
-@pytest.mark.filterwarnings("ignore:(Generated|Prediction)Samples stands aside")  # of a module that returns no predictions
+@pytest.mark.filterwarnings("ignore:(Generated|Prediction)Samples stands aside")  # of such a module
 @pytest.mark.parametrize(("mode", "workers"), [*((mode, 0) for mode in MODES), ("plain", 2)])
 @pytest.mark.parametrize("callback", of_role("observer") + of_role("probe"), ids=lambda cls: cls.__name__)
 def test_observers_and_probes_change_nothing(callback, mode, workers, bare, tmp_path):

@@ -123,14 +123,15 @@ def image_grid(images: Tensor) -> Tensor:
     """
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    _, channels, height, width = images.shape
+    channels, width = images.shape[1], images.shape[3]
     enlarged = max(1, round((_SIDE / columns - 1) / width))
     pixels = images.clamp(0, 1).mul(255).round().byte().expand(-1, 3 if channels == 1 else channels, -1, -1)
     pixels = pixels.repeat_interleave(enlarged, 2).repeat_interleave(enlarged, 3)
     # A frame on the right and below each, and on the left and above the whole.
     framed = F.pad(pixels, (0, 1, 0, 1), value=128)
     empty = framed.new_full((rows * columns - len(images), *framed.shape[1:]), 128)
-    grid = torch.cat([framed, empty]).unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    places = torch.cat([framed, empty]).view(rows, columns, *framed.shape[1:])
+    grid = places.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     return F.pad(grid, (0, 0, 1, 0, 1, 0), value=128)
 
 
