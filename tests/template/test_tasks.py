@@ -33,6 +33,6 @@ def test_a_task_reaches_its_level(task: str, bake: Bake, tmp_path_factory: pytes
     assert last_value(run / table, key) >= level
     assert "Success" in installed.run("-m", "mypy")
     assert re.search(r"\d+ passed", installed.run("-m", "pytest", "-q", "-p", "no:cacheprovider"))
-    for strategy in ("ddp", "fsdp2"):
+    for strategy in ("ddp",) if task == "gan" else ("ddp", "fsdp2"):  # FSDP2 cannot freeze a network in between
         overlays = ["--config", "configs/debug/fast.yaml", "--config", f"configs/strategy/{strategy}.yaml"]
         installed.command("fit", *overlays, "--run_name", strategy)
