@@ -30,6 +30,7 @@ from firstlight.callbacks import (
 from helpers import Plain, fit, fp16_on_the_cpu, loader, network, same, supervised, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings(
+    "ignore:GeneratedSamples stands aside",
     "ignore:PredictionSamples stands aside",
     "ignore:TokenWeightedAccumulation stands aside under manual",
 )

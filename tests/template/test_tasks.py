@@ -90,3 +90,14 @@ def test_own_tests_and_types(trained: tuple[Installed, Task]) -> None:
 def test_two_processes(trained: tuple[Installed, Task], strategy: str) -> None:
     overlays = ["--config", "configs/debug/fast.yaml", "--config", f"configs/strategy/{strategy}.yaml"]
     assert "Starting with 2 processes" in trained[0].command("fit", *overlays, "--run_name", strategy)
+
+
+@pytest.mark.tasks
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes(trained: tuple[Installed, Task], strategy: str) -> None:
+    project, task = trained
+    if strategy == "fsdp2" and task.module == "GANModule":
+        pytest.skip("FSDP2 cannot freeze a network in between")
+    overlays = ["--config", "configs/debug/fast.yaml", "--config", f"configs/strategy/{strategy}.yaml"]
+    cpus = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    project.command("fit", *overlays, *cpus, "--run_name", strategy)

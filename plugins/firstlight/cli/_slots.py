@@ -46,6 +46,9 @@ SLOTS: dict[str, Slot] = {
     "prediction_samples": Slot(
         "firstlight.callbacks.PredictionSamples", "predictions as table and picture", frozenset({"fit", "validate"})
     ),
+    "generated_samples": Slot(
+        "firstlight.callbacks.GeneratedSamples", "what a generative model draws", frozenset({"fit", "validate"})
+    ),
     "progress_bar": Slot("firstlight.callbacks.ProgressBar", "progress on a terminal, in a file", _ALL, on=True),
     "checkpoint": Slot(
         "firstlight.cli._checkpoint_callback.RunCheckpoint", "what is kept, and by which metric", _FIT, on=True

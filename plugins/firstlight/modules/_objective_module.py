@@ -155,6 +155,9 @@ class ObjectiveModule(LightningModule, ABC):
     def test_step(self, batch: Any, batch_idx: int) -> Any:
         return self.objective(self.loss_terms(batch), stage="test", batch_size=self.batch_size(batch))
 
+    def configure_model(self) -> None:
+        """Nothing to build; strategies that shard the model ask that the hook is there."""
+
     def configure_optimizers(self) -> Any:
         return optimizer_of(self, self._make_optimizer, name="optimizer")
 

@@ -22,7 +22,7 @@ def plain(value: Any) -> bool:
 def test_a_run_leaves_its_record(fast_run: Path, column: Column) -> None:
     names = {path.name for path in fast_run.iterdir()}
     assert {"config.yaml", "metrics.csv", "manifest.json", "run.png", "checkpoints"} <= names
-    losses = column(fast_run, "train/loss")
+    losses = column(fast_run, "{{ tasks[cookiecutter.task].loss }}")
     assert len(losses) == 8
     assert all(map(math.isfinite, losses))
 
@@ -38,7 +38,7 @@ def test_a_run_goes_on_in_its_own_folder(fit: Fit, column: Column, tmp_path: Pat
         tmp_path, "--config", "configs/debug/fast.yaml", "--trainer.max_epochs", "3", "--resume", "last"
     )
     assert again == first
-    assert len(column(first, "train/loss")) == 12
+    assert len(column(first, "{{ tasks[cookiecutter.task].loss }}")) == 12
 
 
 def test_a_second_fit_is_a_second_run(fit: Fit, tmp_path: Path) -> None:
