@@ -5,10 +5,10 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-diagnosis clean help
+.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis test-matrix docs-figures test-tasks clean help
 
-demo: .venv/installed  ## generate a project, check it, train it, test it
-	$(PY) scripts/demo.py
+demo: .venv/installed  ## generate a project, check it, train it, test it; another task than vision: make demo TASK=language
+	$(PY) scripts/demo.py $(TASK)
 
 # A file's tests stay together: they share what is slow to make, such as a generated project.
 test: .venv/installed  ## run every test, two files at a time
@@ -16,6 +16,12 @@ test: .venv/installed  ## run every test, two files at a time
 
 test-faults: .venv/installed  ## kill, cut and starve real runs; print fault, tries, lost steps, outcome
 	$(PY) -m pytest tests/faults -m ""
+
+test-matrix: .venv/installed  ## every task of the template with every logger: lint, types, its tests, all commands
+	$(PY) -m pytest -m matrix
+
+test-tasks: .venv/installed  ## train every task of the template to its level, minutes each
+	$(PY) -m pytest -m tasks tests/template
 
 lint: .venv/installed  ## style and types
 	$(PY) -m ruff check .
@@ -26,11 +32,18 @@ docs: .venv/installed-docs  ## build docs/_build/html; a warning is an error
 	$(PY) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+docs-figures: .venv/installed  ## every picture and number of docs/ anew; fails where a page is no longer right
+	@set -e; for script in docs/figures/[!_]*.py docs/figures/foundations/[!_]*.py; do \
+		echo "$$script"; PYTHONPATH=plugins OMP_NUM_THREADS=1 $(PY) "$$script"; done
+
 bench-blocks: .venv-bench/installed  ## speed and memory of the building blocks beside torch and other libraries
 	PYTHONPATH=plugins .venv-bench/bin/python benchmarks/blocks.py
 
 bench-callbacks: .venv/installed  ## what callbacks cost beside the bare Trainer and beside Lightning's and wandb's own
 	$(PY) benchmarks/callbacks.py
+
+bench-checkpoints: .venv/installed  ## what a verified checkpoint of 500 MB costs beside Lightning's own save
+	$(PY) benchmarks/checkpoints.py
 
 bench-diagnosis: .venv-diagnosis/installed  ## faults found and false alarms of the preflight beside other tools, an hour
 	PYTHONPATH=plugins:tests .venv-diagnosis/bin/python benchmarks/diagnosis.py $(ARGS)
@@ -40,7 +53,7 @@ clean:  ## remove what the targets built, .venv included; runs/ is yours and sta
 	find plugins tests scripts template docs -name __pycache__ -prune -exec rm -rf {} +
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
 
 # The stamps lie in .venv, so that they go with it.
 .venv/installed: pyproject.toml constraints.txt

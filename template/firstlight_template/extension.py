@@ -16,6 +16,7 @@ from jinja2 import Environment
 from jinja2.ext import Extension
 
 from firstlight_template.answers import answers_fault, command_line_fault
+from firstlight_template.pack_wheel import find_sources, read_version
 from firstlight_template.tasks import TASKS
 
 TEMPLATE = Path(__file__).resolve().parents[1]
@@ -24,6 +25,12 @@ TEMPLATE = Path(__file__).resolve().parents[1]
 def questions() -> list[str]:
     """The names of the questions, from the file that asks them."""
     return [key for key in json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8")) if key[0] != "_"]
+
+
+def template_version() -> str:
+    """The version of firstlight that lies beside the template."""
+    package = find_sources(TEMPLATE.parent)
+    return read_version(package) if package else "unknown"
 
 
 def stop_at(fault: str) -> None:
@@ -39,7 +46,7 @@ def checked(answers: Mapping[str, str]) -> str:
 
 
 class TemplateExtension(Extension):
-    """Adds the filter ``checked``, the globals ``template_folder`` and ``tasks``; refuses a bad command line."""
+    """Adds the filter ``checked``, the globals below; refuses a bad command line."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -47,3 +54,4 @@ class TemplateExtension(Extension):
         environment.filters["checked"] = checked
         environment.globals["template_folder"] = str(TEMPLATE)
         environment.globals["tasks"] = TASKS
+        environment.globals["template_version"] = template_version()

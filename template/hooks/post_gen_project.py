@@ -44,12 +44,13 @@ def start_git() -> None:
 
 
 def say_what_is_next() -> None:
-    """Three commands, and no more."""
+    """Three commands, and no more; not on stdout, which `cruft diff` fills with a patch."""
     print(
         f"\n{ANSWERS['project_name']} is in ./{PROJECT.name}. Next, in a virtual environment:\n"
         f"  cd {PROJECT.name}\n"
         "  python -m pip install -c constraints.txt -e '.[dev]'\n"
-        f"  python -m {ANSWERS['package_name']} fit"
+        f"  python -m {ANSWERS['package_name']} fit",
+        file=sys.stderr,
     )
 
 

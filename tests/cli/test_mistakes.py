@@ -139,6 +139,13 @@ def test_weights_of_another_model(project, refused, tmp_path):
     assert "model.weight is (4, 8) here, (3, 8) there" in said
 
 
+def test_several_nodes_that_nothing_started(refused, monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    said = refused("fit", "--trainer.num_nodes=2")
+    assert "trainer.num_nodes is 2, and nothing started this process as one of several nodes" in said
+    assert "torchrun" in said
+
+
 def test_a_fault_in_the_projects_own_code_keeps_its_traceback(project):
     class Faulty(TinyData):
         def train_dataloader(self):

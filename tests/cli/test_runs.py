@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -207,14 +208,79 @@ def test_resume_auto_starts_anew_where_there_is_nothing(project, capsys):
     assert len(project.runs) == 1
 
 
-def test_resume_takes_the_highest_step_not_the_newest_file(project):
+def test_resume_takes_the_highest_step_not_the_newest_file(project, capsys):
     project.run("fit", "--checkpoint.save_top_k=-1")
     folder = project.runs[0] / "checkpoints"
     (folder / "last.ckpt").unlink()
     later = time.time() + 100
     os.utime(folder / "epoch=0-step=4.ckpt", (later, later))
-    (folder / "epoch=9-step=99.ckpt").write_bytes(b"cut off")
     assert project.run("fit", "--resume=last", "--trainer.max_epochs=3")._resumes.step == 8
+
+
+def test_resume_auto_passes_over_what_is_damaged_and_says_so(project, capsys):
+    project.run("fit", "--checkpoint.save_top_k=-1")
+    folder = project.runs[0] / "checkpoints"
+    last = folder / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    newest = folder / "epoch=1-step=8.ckpt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    capsys.readouterr()
+    cli = project.run("fit", "--resume=auto", "--trainer.max_epochs=3")
+    assert cli._resumes.step == 4
+    assert cli.trainer.global_step == 12
+    said = capsys.readouterr().out
+    assert "last.ckpt: it is cut off after" in said
+    assert "epoch=1-step=8.ckpt: its SHA-256 is not the one that it was sealed with" in said
+    assert re.search(r"resume: \S+epoch=0-step=4.ckpt \(step 4\), in the same run folder", said)
+    assert (folder / "last.ckpt.refused").is_file()
+    assert not (folder / "last-v1.ckpt").exists()
+    assert project.run("fit", "--resume=last", "--trainer.max_epochs=4")._resumes.step == 12
+
+
+@pytest.mark.parametrize("name", ["last", "path"])
+def test_resume_refuses_a_damaged_checkpoint_and_names_a_good_one(project, refused, name):
+    project.run("fit", "--checkpoint.save_top_k=-1")
+    last = project.runs[0] / "checkpoints" / "last.ckpt"
+    last.write_bytes(b"")
+    said = refused("fit", f"--resume={last if name == 'path' else name}", "--trainer.max_epochs=3")
+    assert "last.ckpt is refused as a checkpoint\n  it is empty\n  the newest good one is " in said
+    assert "epoch=1-step=8.ckpt (step 8)" in said
+
+
+def test_resume_auto_does_not_start_from_scratch_beside_damaged_checkpoints(project, refused):
+    project.run("fit")
+    for path in project.runs[0].glob("checkpoints/*"):
+        path.write_bytes(bytes(1000))
+    said = refused("fit", "--resume=auto")
+    assert "no checkpoint under project/runs/tiny can be resumed" in said
+    assert said.count("it is zeros") == 2
+    assert "to start anew, leave out --resume" in said
+
+
+def test_resume_needs_more_than_weights(project, refused):
+    project.run("fit", "--checkpoint.save_weights_only=true")
+    last = project.runs[0] / "checkpoints" / "last.ckpt"
+    assert "holds weights alone" in refused("fit", f"--resume={last}")
+    assert "it holds weights alone, from which no run can go on" in refused("fit", "--resume=auto")
+    project.run("test")
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(project, refused):
+    project.run("fit")
+    best = next(project.runs[0].glob("checkpoints/epoch*"))
+    best.write_bytes(best.read_bytes()[:-100])
+    said = refused("test", f"--ckpt_path={best}")
+    assert "is refused as a checkpoint\n  it is cut off after" in said
+
+
+def test_a_folder_that_cannot_be_written_ends_the_run_before_its_first_step(project, refused, tmp_path):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        project.run("fit", f"--checkpoint.dirpath={in_the_way}")
+    assert stopped.value.code == 74
 
 
 def test_the_configuration_wins_over_the_checkpoint(project):
@@ -282,6 +348,20 @@ def test_wandb_shares_the_folder_and_gets_the_configuration(project):
     assert "train/loss" in {key for row in logged.history for key in row}
 
 
+def test_a_run_that_goes_on_is_the_same_run_in_wandb(project):
+    """Online the id alone does it; offline, two runs of one id would collide, so the second is numbered."""
+    pytest.importorskip("wandb")
+    cli = project.run("fit", "--wandb={}")
+    cli.trainer.loggers[1].finish()
+    cli = project.run("fit", "--wandb={}", "--resume=auto", "--trainer.max_epochs=3")
+    cli.trainer.loggers[1].finish()
+    (run,) = project.runs
+    first, second = (read_offline_run(path) for path in sorted((run / "wandb").glob("offline-run-*")))
+    assert [first.run_id, second.run_id] == [run.name, f"{run.name}-1"]
+    steps_of = [{row["trainer/global_step"] for row in found.history} for found in (first, second)]
+    assert not steps_of[0] & steps_of[1]
+
+
 @pytest.mark.slow
 def test_two_processes_share_one_run(project):
     pytest.importorskip("wandb")
@@ -310,31 +390,52 @@ def test_two_processes_share_one_run(project):
 
 
 @pytest.mark.slow
-def test_processes_started_from_outside_share_one_run(project):
+def test_two_nodes_train_as_one_process_and_share_one_run(project):
+    """Two agents of torchrun meet on loopback: they do what one process does with batches twice as large."""
+    pytest.importorskip("wandb")
     tests = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent / 'plugins'}"}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            str(Path(__file__).with_name("tiny.py")),
-            "fit",
-            "--trainer.strategy=ddp",
-            "--trainer.devices=2",
-        ],
-        cwd=project.root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    launch = [
+        *[sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"],
+        *[f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=tiny", "--rdzv-conf=join_timeout=60"],
+        *[str(Path(__file__).with_name("tiny.py")), "fit", "--trainer.num_nodes=2", "--trainer.devices=1"],
+        *["--data.resumable=true", "--data.batch_size=4", "--trainer.log_every_n_steps=1", "--wandb={}"],
+        *["--learning_rate.batch_scaling=linear", "--learning_rate.reference_batch_size=16"],
+    ]
+    nodes = [
+        subprocess.Popen(
+            launch, cwd=project.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
     (run,) = project.runs
-    assert (run / "checkpoints" / "last.ckpt").is_file()
-    assert done.stdout.count("run folder:") == 1
-    known = {path.read_text() for path in project.root.glob("rank-*.txt")}
-    assert len(list(project.root.glob("rank-*.txt"))) == 2
-    assert known == {f"{run} {run}"}, "every process knows the folder that the first one chose"
+    assert {p.name for p in run.iterdir()} == {"config.yaml", "metrics.csv", "checkpoints", "wandb", "run.png"}
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"epoch=1-step=8.ckpt", "last.ckpt"}
+    assert "".join(said).count("run folder:") == 1
+    known = [path.read_text() for path in project.root.glob("rank-*.txt")]
+    assert known == [f"{run} {run}"] * 2, "every process knows the folder that the first one chose"
+    (offline,) = (run / "wandb").glob("offline-run-*")
+    assert sum("train/loss" in row for row in read_offline_run(offline).history) == 8
+
+    project.run(
+        "fit",
+        "--data.resumable=true",
+        "--trainer.log_every_n_steps=1",
+        "--learning_rate.batch_scaling=linear",
+        "--learning_rate.reference_batch_size=16",
+    )
+    for key, count in {"val/loss": 2, "lr/decay": 8}.items():
+        two, one = ([float(row[key]) for row in rows(r / "metrics.csv") if row.get(key)] for r in project.runs)
+        assert len(one) == count
+        assert two == pytest.approx(one, rel=1e-5), key
+    two, one = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for r in project.runs)
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -91,6 +91,13 @@ def test_the_callbacks_that_train(project):
     assert "Timer" in [type(c).__name__ for c in cli.trainer.callbacks]
 
 
+def test_max_norm_holds_from_its_place(project):
+    cli = project.run("fit", "--max_norm.limit=0.05")
+    assert slot(cli, callbacks.MaxNorm).limit == 0.05
+    norms = cli.model.model.weight.detach().norm(dim=1)
+    assert norms.max() == pytest.approx(0.05, rel=1e-4), "at the limit, which the first weights are well above"
+
+
 def test_no_place_at_all(project):
     project.write("configs/default.yaml", DEFAULT.replace("early_stopping: {monitor: val/loss, patience: 8}", ""))
     off = [f"--{name}=null" for name in SLOTS]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from firstlight._require import require
 from firstlight.cli import FirstlightCLI
 from firstlight.modules import ObjectiveModule, SupervisedModule
+from firstlight.sampling import ResumableSampler
 from helpers import classes_data
 
 DEFAULT = """
@@ -40,18 +41,22 @@ DEFAULT = """
 
 
 class TinyData(LightningDataModule):
-    def __init__(self, batch_size: int = 8, num_samples: int = 32, api_key: str | None = None) -> None:
+    def __init__(
+        self, batch_size: int = 8, num_samples: int = 32, api_key: str | None = None, resumable: bool = False
+    ) -> None:
         super().__init__()
         require(batch_size >= 1, "batch_size", batch_size, "one or more")
         self.batch_size = batch_size
         self.num_samples = num_samples
         self.api_key = api_key
+        self.resumable = resumable
 
     def setup(self, stage: str) -> None:
         self.data = classes_data(self.num_samples)
 
     def train_dataloader(self) -> Any:
-        return DataLoader(self.data, batch_size=self.batch_size, shuffle=True)
+        sampler = ResumableSampler(self.data) if self.resumable else None  # one order for any number of processes
+        return DataLoader(self.data, batch_size=self.batch_size, shuffle=sampler is None, sampler=sampler)
 
     def val_dataloader(self) -> Any:
         return DataLoader(self.data, batch_size=self.batch_size)

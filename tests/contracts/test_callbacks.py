@@ -31,6 +31,7 @@ from firstlight.recovery import NonFiniteGuard
 from helpers import Plain, fit, fp16_on_the_cpu, loader, network, same, supervised, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings(
+    "ignore:GeneratedSamples stands aside",
     "ignore:PredictionSamples stands aside",
     "ignore:TokenWeightedAccumulation stands aside under manual",
     "ignore:NonFiniteGuard stands aside under 16-mixed",

@@ -23,6 +23,7 @@ from firstlight import callbacks, recovery
 from firstlight.callbacks import (
     BatchMixing,
     EarlyStopping,
+    GeneratedSamples,
     GradientClipping,
     GradientMonitor,
     GradientNoise,
@@ -59,6 +60,7 @@ CASES: dict[type[Callback], dict[str, Any]] = {
     BatchMixing: {"mixings": [MixUp(0.4)], "num_classes": 4, "p": 0.7},
     EarlyStopping: {"monitor": "val/loss", "patience": 100},
     ExactResume: {},
+    GeneratedSamples: {"num_samples": 4},
     GradientClipping: {"percentile": 50.0},
     GradientMonitor: {},
     HealthMonitor: {"budget": 0.5},
@@ -188,7 +190,7 @@ def bare(tmp_path_factory):
     return functools.partial(alone_in, tmp_path_factory.mktemp("bare"))
 
 
-@pytest.mark.filterwarnings("ignore:PredictionSamples stands aside")  # of a module that returns no predictions
+@pytest.mark.filterwarnings("ignore:(Generated|Prediction)Samples stands aside")  # of such a module
 @pytest.mark.parametrize(("mode", "workers"), [*((mode, 0) for mode in MODES), ("plain", 2)])
 @pytest.mark.parametrize("callback", of_role("observer") + of_role("probe"), ids=lambda cls: cls.__name__)
 def test_observers_and_probes_change_nothing(callback, mode, workers, bare, tmp_path):
@@ -243,7 +245,7 @@ def test_weight_initialization_changes_weights_only(tmp_path):
     assert all(torch.equal(alone[key], acted[key]) for key in ("torch", "numpy", "python"))
 
 
-@pytest.mark.filterwarnings("ignore:PredictionSamples stands aside")
+@pytest.mark.filterwarnings("ignore:(Generated|Prediction)Samples stands aside")
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("callback", of_role("observer") + of_role("probe"), ids=lambda cls: cls.__name__)
 def test_observers_and_probes_change_nothing_across_a_resume(callback, accumulate, tmp_path):

@@ -69,6 +69,15 @@ def test_pictures_have_a_script_a_page_and_words_and_are_small() -> None:
     assert all(picture.stat().st_size < 100_000 for picture in shown)
 
 
+def test_pictures_of_tasks_have_a_page_and_are_small() -> None:
+    """They come from runs of minutes, so they are not drawn anew here."""
+    shown = {picture for pictures in PICTURES.values() for _, picture in pictures}
+    drawn = set((FIGURES / "tasks").glob("*.png"))
+    assert drawn
+    assert drawn <= shown
+    assert all(picture.stat().st_size < 80_000 for picture in drawn)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_draws_the_picture_that_is_shown(script: Path, tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_the_page_of_log_keys_has_every_key_and_no_other(tmp_path: Path) -> None
     keys = [key for row in rows for key in re.findall(r"`([^`]+)`", row)]
     # Not numbers, or only there with several optimizers, a scaler or accumulation.
     elsewhere = {"val/predictions", "val/confusion_matrix", "val/samples", "manifest", "lr/<optimizer>/<group>"}
+    elsewhere |= {"val/samples_picture"}
     elsewhere |= {"firstlight/verdict", "firstlight/root", "firstlight/findings", "check/<code>"}
     elsewhere |= {"grad/skipped_steps", "grad/window_fraction"}
     # Of modules for other tasks, whose tests look for them.

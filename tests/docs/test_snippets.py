@@ -7,13 +7,16 @@ import re
 import shlex
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch import Trainer
 
 from firstlight._autoload import KNOWN
+from firstlight.callbacks import LearningRateScheduler
 from firstlight.cli._main import _parser
 
 ROOT = Path(__file__).parents[2]
@@ -60,8 +63,10 @@ def test_commands_name_what_exists(page: Path, line: str) -> None:
     words = shlex.split(line, comments=True)
     words[0] = "python" if re.fullmatch(r"(\.venv/bin/)?python3?", words[0]) else words[0]
     match words:
-        case ["make", target]:
+        case ["make", target, *settings]:
             assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            tasks = json.loads((TEMPLATE / "cookiecutter.json").read_text())["task"]
+            assert set(settings) <= {f"TASK={task}" for task in tasks}
         case ["python", "-m", "pip", "install", *arguments]:
             _check_install(arguments)
         case ["python", "-m", module, *arguments] if module.split(".")[0] == "first_light":
@@ -74,6 +79,16 @@ def test_commands_name_what_exists(page: Path, line: str) -> None:
             assert set(setting.partition("=")[2].split(",")) <= set(KNOWN)
         case ["cookiecutter", "./firstlight", *arguments]:
             _check_answers(arguments)
+        case ["cruft", "create" | "link", "ADDRESS", "--directory", folder]:
+            assert (ROOT / folder / "cookiecutter.json").is_file()
+        case ["sbatch", script] if script.startswith("scripts/"):
+            assert (PROJECT / script).is_file()
+        case ["NODES=2", "HEAD=10.0.0.1:29500", "RUN=night-1", script, *arguments]:
+            text = (PROJECT / script).read_text()
+            assert all(f"${{{name}:?" in text for name in ("NODES", "HEAD", "RUN"))
+            _check_arguments(arguments)
+        case ["cruft", "check" | "diff" | "update"]:
+            pass
         case ["python", "-m", "venv", ".venv"] | ["cd", _] | [".", ".venv/bin/activate"] | ["git", "clone", *_]:
             pass
         case _:
@@ -99,12 +114,21 @@ def _check_project_command(module: str, arguments: list[str]) -> None:
     """The project is the one of the default answers: vision, as package first_light."""
     package = PROJECT / "src" / "{{cookiecutter.package_name}}"
     _, _, part = module.partition(".")
-    assert any((package / f"{part or '__main__'}{tag}.py").is_file() for tag in ("", ".vision"))
+    # The name of a file that not every task has holds a condition.
+    assert any(re.search(rf"\b{part or '__main__'}\.py\b", path.name) for path in package.iterdir())
     if not part:
         assert arguments[0] in ("fit", "validate", "test", "predict", "export", "check")
-        assert [word for word in arguments[1::2] if word != "--config"] == []
-        for path in arguments[2::2]:
-            assert (PROJECT / path).is_file()
+        _check_arguments(arguments[1:])
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    known = {"--trainer": Trainer, "--learning_rate": LearningRateScheduler}
+    for option, value in zip(arguments[::2], arguments[1::2], strict=True):
+        place, _, key = option.partition(".")
+        if option == "--config":
+            assert (PROJECT / value).is_file()
+        else:
+            assert key in signature(known[place]).parameters
 
 
 def _check_answers(arguments: list[str]) -> None:

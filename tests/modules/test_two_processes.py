@@ -53,6 +53,12 @@ def test_after_training_they_agree_on_what_the_checkpoint_gives(run, name):
     assert first[f"{name} trained"] == pytest.approx(alone, rel=1e-5)
 
 
+def test_a_sharded_head_gets_the_mean_gradient(run):
+    """The loss takes the head's weight, not the head: FSDP2 would gather it for a forward that does not come."""
+    _, ranks = run
+    assert max(found["sharded gap"] for found in ranks) < 1e-5
+
+
 def test_one_rank_writes_the_samples(run):
     folder, _ = run
     assert (folder / "samples.txt").read_text().count("--- step") == 2  # after validate and after fit

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from modules.language_models import CausalTransformer
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from firstlight.losses import LinearCrossEntropyLoss
@@ -56,6 +59,33 @@ def data() -> dict[str, DataLoader]:
     return {name: DataLoader(TensorDataset(*tensors), batch_size=3) for name, tensors in sets.items()}
 
 
+def sharded_gap(rank: int) -> float:
+    """Return how far gradients under fully_shard are, at most, from the mean over ranks of those of whole modules."""
+
+    def language() -> LanguageModule:
+        torch.manual_seed(2)
+        return LanguageModule(CausalTransformer(KINDS, width=16, depth=1, heads=2, context=16), nn.Linear(16, KINDS))
+
+    tokens = torch.randint(KINDS, (2, 3, 17), generator=torch.Generator().manual_seed(3))
+    plain, sharded = [language(), language()], language()
+    for module, batch in zip(plain, tokens, strict=True):
+        module.loss_terms(batch)["task"].backward()
+    mesh = init_device_mesh("cpu", (2,))
+    fully_shard(sharded.model, mesh=mesh)
+    fully_shard(sharded.head, mesh=mesh)
+    with torch.no_grad():
+        sharded(tokens[rank][:, 1:])  # leaves the head gathered, as generating does
+    sharded.loss_terms(tokens[rank])["task"].backward()
+    gaps = []
+    for (name, parameter), *whole in zip(
+        sharded.named_parameters(), *(module.parameters() for module in plain), strict=True
+    ):
+        assert isinstance(parameter.grad, DTensor), name
+        mean = torch.stack([other.grad for other in whole]).mean(0)
+        gaps.append((parameter.grad.full_tensor() - mean).abs().max().item() / mean.abs().max().item())
+    return max(gaps)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -68,6 +98,7 @@ def main(folder: Path) -> None:
         seen[f"{name} trained"] = {key: float(value) for key, value in run.callback_metrics.items() if "val/" in key}
         run.save_checkpoint(folder / f"{name}.ckpt")
     rank = int(os.environ.get("LOCAL_RANK", "0"))
+    seen["sharded gap"] = sharded_gap(rank)
     (folder / f"rank{rank}.json").write_text(json.dumps(seen))
 
 

@@ -1,4 +1,4 @@
-"""The numbers of docs/explanation/weight-decay.md, computed; and what the classics do at their first steps."""
+"""The numbers of docs/explanation/foundations/weight-decay.md, computed; and what the classics do at their first steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firstlight import optimizers
 from firstlight.optimizers import LAMB, SGD, Adam, AdamW, RMSprop
 from firstlight.regularizers import L2Penalty
 
-PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "weight-decay.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "foundations" / "weight-decay.md"
 ROWS = [
     [cell.strip(" `") for cell in row.split("|")]
     for row in re.findall(r"^\| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.M)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Bake, clean_environment
+from .conftest import CHECKOUT, Bake, clean_environment
 
 pytestmark = pytest.mark.slow
+FAST = ["--config", "configs/debug/fast.yaml"]
 
 
 class Installed:
@@ -38,7 +39,7 @@ class Installed:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
         said = done.stdout + done.stderr
@@ -105,6 +106,7 @@ def test_a_profile_is_printed(installed: Installed) -> None:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_make_one_run(installed: Installed, strategy: str) -> None:
     overlays = ["--config", "configs/debug/fast.yaml", "--config", f"configs/strategy/{strategy}.yaml"]
+    overlays += ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
     said = installed.command("fit", *overlays, "--run_name", strategy)
     assert "Starting with 2 processes" in said
     (run,) = installed.runs(strategy)
@@ -113,3 +115,24 @@ def test_two_processes_make_one_run(installed: Installed, strategy: str) -> None
     for key in {"val/loss", "val/accuracy"} & set((run / "metrics.csv").read_text().splitlines()[0].split(",")):
         alone = last_value(run / "validate" / "metrics.csv", key)
         assert last_value(run / "metrics.csv", key) == pytest.approx(alone, rel=1e-5), key
+
+
+@pytest.mark.parametrize("task", ["contrastive", "vae", "gan"])
+def test_a_short_run_of_a_task(task: str, bake: Bake, tmp_path: Path) -> None:
+    """From the sources, without an installation; ``make test-tasks`` trains them in full."""
+    project = bake(task=task)
+    environment = clean_environment(tmp_path)
+    paths = [str(project / "src"), str(CHECKOUT / "plugins"), environment.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", "first_light", "fit", *FAST],
+        cwd=project,
+        env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (project / "runs" / "fast").iterdir()
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert (run / "samples.png").is_file() == (task != "contrastive")

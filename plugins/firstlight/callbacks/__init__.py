@@ -2,6 +2,7 @@
 
 from firstlight.callbacks._batch_mixing import BatchMixing
 from firstlight.callbacks._early_stopping import EarlyStopping
+from firstlight.callbacks._generated_samples import GeneratedSamples
 from firstlight.callbacks._gradient_clipping import GradientClipping
 from firstlight.callbacks._gradient_monitor import GradientMonitor
 from firstlight.callbacks._gradient_noise import GradientNoise
@@ -20,6 +21,7 @@ from firstlight.callbacks._weight_initialization import WeightInitialization
 __all__ = [
     "BatchMixing",
     "EarlyStopping",
+    "GeneratedSamples",
     "GradientClipping",
     "GradientMonitor",
     "GradientNoise",

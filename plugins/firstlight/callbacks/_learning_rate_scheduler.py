@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from firstlight._require import require
 from firstlight._shadows import Shadows
+from firstlight.callbacks._batch_scaling import batch_scale
 from firstlight.schedules import Schedule
 
 _Group = dict[str, Any]
@@ -41,9 +42,14 @@ class LearningRateScheduler(Callback):
         compose: what to do if ``configure_optimizers`` returns a scheduler too: ``None`` refuses, ``"multiply"``
             applies the factor on top of the scheduler's rate during each step only, so that it never sees the product.
         on_resume: base rates and length of the run from the code (``"config"``) or from the checkpoint.
+        batch_scaling: how base rates follow the items per optimizer step (batch x processes x accumulation): in
+            proportion (``"linear"``, for SGD) or by the root (``"sqrt"``, for Adam and its kin); default: not at all.
+        reference_batch_size: items per optimizer step that the base rates were tuned with; goes with ``batch_scaling``.
 
     Raises:
-        ValueError: a second scheduler and ``compose=None``; a schedule that needs the length of a run that has none.
+        ValueError: a second scheduler and ``compose=None``; a schedule that needs the length of a run that has none;
+            ``batch_scaling`` with a loader that tells no batch size, with ``LearningRateFinder``, or with an
+            accumulation that changes.
     """
 
     role: ClassVar[str] = "actor"
@@ -55,12 +61,21 @@ class LearningRateScheduler(Callback):
         total_steps: int | None = None,
         compose: Literal["multiply"] | None = None,
         on_resume: Literal["config", "checkpoint"] = "config",
+        batch_scaling: Literal["linear", "sqrt"] | None = None,
+        reference_batch_size: int | None = None,
     ) -> None:
         require(isinstance(schedule, Schedule), "schedule", schedule, "a firstlight Schedule", error=TypeError)
         require(total_steps is None or total_steps >= 1, "total_steps", total_steps, "one or more optimizer steps")
         require(compose in (None, "multiply"), "compose", compose, "None or 'multiply'")
         require(on_resume in ("config", "checkpoint"), "on_resume", on_resume, "'config' or 'checkpoint'")
+        require(batch_scaling in (None, "linear", "sqrt"), "batch_scaling", batch_scaling, "None, 'linear' or 'sqrt'")
+        either = "one or more items per step, together with batch_scaling"
+        together = (batch_scaling is None) == (reference_batch_size is None)
+        positive = reference_batch_size is None or reference_batch_size >= 1
+        require(together and positive, "reference_batch_size", reference_batch_size, either)
         self.schedule = schedule
+        self.batch_scaling = batch_scaling
+        self.reference_batch_size = reference_batch_size
         self.total_steps = total_steps
         self.compose = compose
         self.on_resume = on_resume
@@ -70,6 +85,7 @@ class LearningRateScheduler(Callback):
     def _forget(self) -> None:
         self._resolved: Schedule | None = None
         self._total: int | None = None
+        self._scale = 1.0
         self._optimizers: list[Optimizer] = []
         self._bases: list[list[float]] = []
         self._written: dict[int, float] = {}  # by id of the group: what we wrote last, to notice other writers
@@ -80,7 +96,8 @@ class LearningRateScheduler(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         bases, released = [list(rates) for rates in self._bases], [list(group) for group in sorted(self._released)]
-        return {"steps": list(self._steps), "bases": bases, "total": self._total, "released": released}
+        of_run = {"total": self._total, "scale": self._scale}
+        return {"steps": list(self._steps), "bases": bases, "released": released, **of_run}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = dict(state_dict)
@@ -111,6 +128,9 @@ class LearningRateScheduler(Callback):
         # Not earlier: asking for the length of the run builds the loaders, and a loader built before its state is
         # restored loses that state.
         self._resolve(trainer, loaded.get("total"))
+        self._scale = self._batch_scale(trainer)
+        if self.on_resume == "checkpoint":
+            self._scale = loaded.get("scale", self._scale)
         if not pl_module.automatic_optimization:
             steps = loaded.get("steps") or [trainer.global_step // max(1, len(self._steps))] * len(self._steps)
             self._steps = list(steps)
@@ -190,10 +210,22 @@ class LearningRateScheduler(Callback):
         if self._total is not None and isinstance(warmup, int) and warmup > self._total:
             rank_zero_warn(f"warm-up of {warmup} steps is longer than the run of {self._total}; the peak is its end")
 
+    def _batch_scale(self, trainer: Trainer) -> float:
+        if self.batch_scaling is None or self.reference_batch_size is None:
+            return 1.0
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, LearningRateFinder) for callback in callbacks):
+            raise ValueError("LearningRateFinder finds the rate of the batch that is there: leave batch_scaling out")
+        factors = _accumulation(trainer)
+        if len(set(factors)) > 1:
+            raise ValueError(f"batch_scaling needs one batch for the whole run, and accumulation takes {factors}")
+        return batch_scale(trainer, self.batch_scaling, self.reference_batch_size, factors[0])
+
     def _factor(self, trainer: Trainer, index: int) -> float:
         assert self._resolved is not None
         automatic = trainer.lightning_module.automatic_optimization
-        return self._resolved.factor(trainer.global_step if automatic else self._steps[index], self._total)
+        step = trainer.global_step if automatic else self._steps[index]
+        return self._scale * self._resolved.factor(step, self._total)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.optimizers != self._optimizers:  # somebody put others in their place

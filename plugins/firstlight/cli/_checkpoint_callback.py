@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Literal, final
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from firstlight.recovery import CheckpointWriteError
 
 
 # final: the configuration then needs no class_path, and keys of several files merge.
@@ -62,6 +66,8 @@ class RunCheckpoint(ModelCheckpoint):
             # A resumed run goes on in its own folder: that it holds checkpoints is the point.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
+        if trainer.is_global_zero and stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            _probe(str(self.dirpath))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -78,3 +84,17 @@ class RunCheckpoint(ModelCheckpoint):
         due = self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
         if self.save_last and due and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def _probe(dirpath: str) -> None:
+    """Find out before the first step that nothing can be saved, and not after the first epoch."""
+    if "://" in dirpath:
+        return
+    folder = Path(dirpath)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        told = f"cannot write checkpoints into {folder}: {error.strerror}; give another --checkpoint.dirpath"
+        raise CheckpointWriteError(error.errno, told) from error

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import pickle
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 
 from firstlight.cli._errors import UsageError, nearest
 from firstlight.cli._say import say, short
+from firstlight.recovery import (
+    CheckpointSurvey,
+    DamagedCheckpointError,
+    read_checkpoint,
+    survey_checkpoints,
+    verify_checkpoint,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Checkpoint:
     path: Path
     step: int
     score: str = ""
+    refused: tuple[Path, ...] = ()  # newer ones that were passed over
 
     def __str__(self) -> str:
         return f"{short(self.path)} (step {self.step}{self.score})"
@@ -34,18 +40,33 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: If the file is damaged or holds more than plain values and tensors.
     """
-    if not zipfile.is_zipfile(path):
-        raise UsageError(f"{short(path)} cannot be read as a checkpoint", "it is damaged, or of torch before 1.6")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
-        raise UsageError(f"{short(path)} holds objects other than tensors and plain values", reason.strip()) from None
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise UsageError(f"{short(path)} cannot be read as a checkpoint", str(error).splitlines()[0][:160]) from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{short(path)} cannot be read as a checkpoint", f"it holds a {type(content).__name__}")
-    return content
+        return read_checkpoint(path)
+    except DamagedCheckpointError as error:
+        raise refusal(error) from None
+
+
+def verified(path: Path) -> Path:
+    """Return the path of a checkpoint whose every byte is what was written.
+
+    Raises:
+        UsageError: If the file is damaged, naming the newest good one beside it.
+    """
+    try:
+        verify_checkpoint(path)
+    except DamagedCheckpointError as error:
+        raise refusal(error, survey_checkpoints(path.parent)) from None
+    return path
+
+
+def refusal(error: DamagedCheckpointError, found: CheckpointSurvey | None = None) -> UsageError:
+    """Return the error for the reader: the file, the reason, and what there is instead."""
+    instead = error.instead
+    if found is not None:
+        instead = "there is no good one beside it"
+        if found.newest:
+            instead = f"the newest good one is {Checkpoint(found.newest, found.step)}"
+    return UsageError(f"{short(error.path)} is refused as a checkpoint", error.reason, instead)
 
 
 def resolve(name: str, places: list[Path], runs_dir: Path) -> Path:
@@ -71,12 +92,19 @@ def _closest(name: str, known: list[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(name, known, n=count, cutoff=0.0)
 
 
-def newest(runs: Path) -> Checkpoint | None:
-    """Return the checkpoint with the highest step of the newest run that has one.
+def runs_newest_first(runs: Path) -> list[Path]:
+    """Return the run folders, whose names sort by time."""
+    return sorted((run for run in runs.glob("*") if run.is_dir()), reverse=True)
 
-    By the step stored inside: a copied or touched file has a new time but an old step.
-    """
-    for run in sorted((r for r in runs.glob("*") if r.is_dir()), reverse=True):
+
+def survey(run: Path, *, resumable: bool = False) -> CheckpointSurvey:
+    """Return what a run keeps, and what of it is refused."""
+    return survey_checkpoints(run / "checkpoints", resumable=resumable)
+
+
+def newest(runs: Path) -> Checkpoint | None:
+    """Return the good checkpoint with the highest step of the newest run that has one; refused ones are named."""
+    for run in runs_newest_first(runs):
         found = newest_in(run)
         if found:
             return found
@@ -84,20 +112,18 @@ def newest(runs: Path) -> Checkpoint | None:
 
 
 def newest_in(run: Path) -> Checkpoint | None:
-    """Return the run's checkpoint with the highest step; damaged files are named and passed over."""
-    found = []
-    for path in sorted((run / "checkpoints").glob("**/*.ckpt")):
-        try:
-            step = read(path).get("global_step", 0)
-        except UsageError as error:
-            say(f"skipped: {str(error).splitlines()[0]}")
-            continue
-        # Equal steps: last.ckpt was written after the others and knows which of them is best.
-        found.append((step, path.stem.startswith("last"), path))
-    if not found:
-        return None
-    step, _, path = max(found)
-    return Checkpoint(path, step)
+    """Return the run's good checkpoint with the highest step; refused ones are named."""
+    found = survey(run)
+    tell_refused(found.refused)
+    return Checkpoint(found.newest, found.step) if found.newest else None
+
+
+def tell_refused(refused: Mapping[Path, str], most: int = 5) -> None:
+    """Say which files were passed over, and why."""
+    for path, reason in list(refused.items())[:most]:
+        say(f"refused: {short(path)}: {reason}")
+    if len(refused) > most:
+        say(f"refused: {len(refused) - most} more")
 
 
 def best_in(run: Path) -> Checkpoint | None:

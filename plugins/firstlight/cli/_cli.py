@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveFloat, PositiveInt
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -26,14 +27,15 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from firstlight.cli._blame import blame, passed_through, raised_in
 from firstlight.cli._check_options import Checking, add_options
 from firstlight.cli._checking import check
-from firstlight.cli._checkpoints import Checkpoint, best_in, load_weights
+from firstlight.cli._checkpoints import Checkpoint, best_in, load_weights, refusal
 from firstlight.cli._config_files import ConfigFiles, words
 from firstlight.cli._csv_logger import RunCSVLogger
-from firstlight.cli._errors import UsageError
+from firstlight.cli._errors import FailedRun, UsageError
 from firstlight.cli._explain import Explainer
 from firstlight.cli._export_formats import ExportFormat
 from firstlight.cli._exporting import EXPORT_TRAINER, FirstBatch, export
 from firstlight.cli._imports import only_from
+from firstlight.cli._lone_node import refuse_lone_node
 from firstlight.cli._model_card import write_model_card
 from firstlight.cli._numbers import refuse_senseless_numbers
 from firstlight.cli._parser import FirstlightParser, ParseError
@@ -47,6 +49,7 @@ from firstlight.cli._slots import SLOTS
 from firstlight.cli._table_files import TableFormat, check_format
 from firstlight.cli._trained_with import trained_with
 from firstlight.cli._which_checkpoint import WhichCheckpoint, tell_resume
+from firstlight.recovery import CheckpointWriteError, DamagedCheckpointError, GracefulStop, VerifiedCheckpointIO
 from firstlight.tracking import SafeWandbLogger, plot_run, redact
 
 # How this command goes, not what the run is: left out of config.yaml, so that every subcommand can read it.
@@ -268,14 +271,18 @@ class FirstlightCLI(LightningCLI):
             self.run_folder /= stage
 
     def _place_wandb(self, wandb: Any, stage: str) -> None:
-        """Put W&B's files into the run folder, and the attempts of a run into one group."""
+        """Put W&B's files into the run folder, the attempts of a run into one group, and online into one W&B run."""
         run = self.run_folder.parent if stage != "fit" else self.run_folder
+        attempts = len(list((self.run_folder / "wandb").glob("*run-[0-9]*"))) if self._resumes else 0
+        attempt = f"resume-{attempts}" if attempts else ""
         values = {
             "save_dir": str(self.run_folder),
-            "name": f"{self._run_name}-{run.name}",
+            "name": "-".join(part for part in (self._run_name, run.name, attempt) if part),
             "group": run.name,
-            "job_type": stage,
+            "job_type": attempt or stage,
         }
+        if stage == "fit":
+            values["version"] = run.name  # W&B's id of the run: the same when it goes on
         for key, value in values.items():
             if wandb[key] in (None, "."):
                 wandb[key] = value
@@ -329,7 +336,7 @@ class FirstlightCLI(LightningCLI):
         elif slots["progress_bar"] is None and not any(isinstance(c, ProgressBar) for c in given):
             config["enable_progress_bar"] = False
 
-        self._record = RunRecord(self.run_folder, self.run_config, self._moved)
+        self._record = RunRecord(self.run_folder, self.run_config, self._moved, resumes=self._resumes)
         callbacks: list[Callback] = [self._record]
         callbacks += [value for value in slots.values() if isinstance(value, Callback)]
         if self.subcommand == "export":
@@ -340,7 +347,11 @@ class FirstlightCLI(LightningCLI):
         config["logger"] = (
             False if self.subcommand in ("check", "export") else self._loggers(config.get("logger"), slots["wandb"])
         )
-        return self._instantiate_trainer(config, callbacks)
+        trainer = self._instantiate_trainer(config, callbacks)
+        # One that was chosen, by a plugin or by the strategy, stays.
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
+        return trainer
 
     def _loggers(self, given: Any, wandb: Logger | None) -> list[Logger]:
         # First: Trainer.log_dir is the first logger's.
@@ -375,6 +386,7 @@ class FirstlightCLI(LightningCLI):
         if subcommand == "export":
             self._export()
             return
+        refuse_lone_node(self.trainer)
         # Loggers get the whole configuration from RunRecord, under names that cannot collide.
         for part in (self.model, self.datamodule):
             if part is not None:
@@ -383,6 +395,14 @@ class FirstlightCLI(LightningCLI):
         try:
             with shared_with_children(self.run_folder):
                 super()._run_subcommand(subcommand)
+        except CheckpointWriteError as error:
+            raise FailedRun(*(error.strerror or str(error)).split("; ")) from error
+        except DamagedCheckpointError as error:
+            raise refusal(error) from None
+        except SystemExit:
+            if self._stopped_by():
+                say(f"stopped by {self._stopped_by()} after step {self.trainer.global_step}; --resume auto goes on")
+            raise
         except (ValueError, RuntimeError) as error:
             late = isinstance(error, ValueError) and passed_through(error, "configure_optimizers")
             if not late and not raised_in(error, "firstlight.callbacks"):
@@ -393,6 +413,10 @@ class FirstlightCLI(LightningCLI):
         finally:
             if self._is_dry:
                 shutil.rmtree(self.run_folder, ignore_errors=True)
+
+    def _stopped_by(self) -> str:
+        callbacks = getattr(self.trainer, "callbacks", [])
+        return next((c.stopped_by for c in callbacks if isinstance(c, GracefulStop) and c.stopped_by), "")
 
     def _check(self) -> None:
         asked = Checking.of(self.config["check"])

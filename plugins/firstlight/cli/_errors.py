@@ -21,6 +21,12 @@ class UsageError(Exception):
         super().__init__("\n".join(lines[:_MOST_LINES]))
 
 
+class FailedRun(UsageError):  # noqa: N818  it is no mistake of the caller's
+    """What this machine could not do for a run, told as briefly; the code is sysexits' "input/output error"."""
+
+    code = 74
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Like ``did_you_mean``, blind to upper and lower case.
 

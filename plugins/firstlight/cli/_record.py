@@ -9,16 +9,25 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from firstlight.cli._checkpoints import Checkpoint
 from firstlight.cli._csv_logger import RunCSVLogger
 
 
 class RunRecord(Callback):
     """Agrees with all processes on the run folder, and writes config.yaml into it."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], on_folder: Callable[[Path], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        on_folder: Callable[[Path], None],
+        *,
+        resumes: Checkpoint | None = None,
+    ) -> None:
         self.folder = folder
         self.config = config
         self.on_folder = on_folder
+        self.resumes = resumes
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Processes started from outside (torchrun, SLURM) could not know which folder the first one chose.
@@ -33,8 +42,17 @@ class RunRecord(Callback):
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_config(self.config, self.folder / "config.yaml")
+            resumed = {"resumed_from_step": self.resumes.step} if self.resumes else {}
             for logger in trainer.loggers:
-                logger.log_hyperparams(self.config)
+                logger.log_hyperparams({**self.config, **resumed})
+            if self.resumes:
+                self._put_aside(self.resumes.refused)
+
+    def _put_aside(self, refused: tuple[Path, ...]) -> None:
+        """Rename a refused last.ckpt, now that all processes have chosen: else last-v1.ckpt is written beside it."""
+        for path in refused:
+            if self.folder in path.parents and path.stem.startswith("last") and path.is_file():
+                path.rename(path.with_name(f"{path.name}.refused"))
 
 
 def write_config(config: dict[str, Any], path: Path) -> None:

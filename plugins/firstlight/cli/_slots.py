@@ -43,14 +43,21 @@ SLOTS: dict[str, Slot] = {
         "firstlight.callbacks.GradientClipping", "by norm, value, percentile or unit; what becomes of NaN", _STEP
     ),
     "gradient_monitor": Slot("firstlight.callbacks.GradientMonitor", "gradient norms and clip rate", _FIT),
+    "max_norm": Slot("firstlight.callbacks.MaxNorm", "no unit's incoming weights above a limit", _STEP),
     "weight_ema": Slot("firstlight.callbacks.WeightEMA", "validate and end with averaged weights", _STEP),
     "early_stopping": Slot("firstlight.callbacks.EarlyStopping", "stop when a metric stalls", _FIT),
     "prediction_samples": Slot(
         "firstlight.callbacks.PredictionSamples", "predictions as table and picture", frozenset({"fit", "validate"})
     ),
+    "generated_samples": Slot(
+        "firstlight.callbacks.GeneratedSamples", "what a generative model draws", frozenset({"fit", "validate"})
+    ),
     "progress_bar": Slot("firstlight.callbacks.ProgressBar", "progress on a terminal, in a file", _ALL, on=True),
     "checkpoint": Slot(
         "firstlight.cli._checkpoint_callback.RunCheckpoint", "what is kept, and by which metric", _FIT, on=True
+    ),
+    "graceful_stop": Slot(
+        "firstlight.recovery.GracefulStop", "signals and a time limit end the run after a step, saved", _FIT, on=True
     ),
     "wandb": Slot("firstlight.tracking.SafeWandbLogger", "log to Weights & Biases", _EVALUATE),
 }

@@ -8,10 +8,22 @@ from typing import Any
 
 import yaml
 
-from firstlight.cli._checkpoints import Checkpoint, best_in, newest, read, resolve
+from firstlight.cli._checkpoints import (
+    Checkpoint,
+    best_in,
+    newest,
+    read,
+    refusal,
+    resolve,
+    runs_newest_first,
+    survey,
+    tell_refused,
+    verified,
+)
 from firstlight.cli._errors import UsageError
 from firstlight.cli._record import changes
 from firstlight.cli._say import say, short
+from firstlight.recovery import DamagedCheckpointError
 
 _MANY = 5
 _WIDTH = 160
@@ -45,17 +57,52 @@ class WhichCheckpoint:
         return found
 
     def to_resume(self, name: str) -> Checkpoint | None:
-        """Return the checkpoint to go on from; None if ``auto`` finds none."""
-        if name not in ("auto", "last"):
-            return self._read(name)
-        found = newest(self.runs)
-        if found is None and name == "last":
-            problem = f"no checkpoint to resume under {short(self.runs)}"
-            raise UsageError(problem, "--resume auto starts anew then")
-        return found
+        """Return the checkpoint to go on from; None if ``auto`` finds none at all.
+
+        Raises:
+            UsageError: If the one that was asked for is damaged or missing, or ``auto`` finds damaged ones alone: to
+                start from scratch is then for the reader to decide.
+        """
+        if name == "auto":
+            return self._newest_good()
+        if name == "last":
+            return self._last()
+        path = verified(self.named(name))
+        content = read(path)
+        if "optimizer_states" not in content:
+            raise UsageError(f"{short(path)} holds weights alone, from which no run can go on", "--init_from takes it")
+        return Checkpoint(path, int(content["global_step"]))
+
+    def _newest_good(self) -> Checkpoint | None:
+        refused: dict[Path, str] = {}
+        for run in runs_newest_first(self.runs):
+            found = survey(run, resumable=True)
+            refused.update(found.refused)
+            if found.newest:
+                tell_refused(refused)
+                return Checkpoint(found.newest, found.step, refused=tuple(found.refused))
+        if refused:
+            raise UsageError(
+                f"no checkpoint under {short(self.runs)} can be resumed",
+                *(f"{short(path)}: {reason}" for path, reason in list(refused.items())[:_MANY]),
+                "to start anew, leave out --resume",
+            )
+        return None
+
+    def _last(self) -> Checkpoint:
+        for run in runs_newest_first(self.runs):
+            found = survey(run, resumable=True)
+            # Without a good last.ckpt nobody knows whether a damaged file was the last.
+            has_last = found.newest is not None and found.newest.stem.startswith("last")
+            doubtful = [path for path in found.refused if path.stem.startswith("last") or not has_last]
+            if doubtful:
+                raise refusal(DamagedCheckpointError(doubtful[-1], found.refused[doubtful[-1]]), found)
+            if found.newest:
+                return Checkpoint(found.newest, found.step)
+        raise UsageError(f"no checkpoint to resume under {short(self.runs)}", "--resume auto starts anew then")
 
     def _read(self, name: str) -> Checkpoint:
-        path = self.named(name)
+        path = verified(self.named(name))
         return Checkpoint(path, int(read(path).get("global_step", 0)))
 
 

@@ -108,6 +108,9 @@ class GANModule(LightningModule):
         self._make_generator_optimizer = generator_optimizer or default
         self._make_discriminator_optimizer = discriminator_optimizer or default
 
+    def configure_model(self) -> None:
+        """Nothing to build; strategies that shard the model ask that the hook is there."""
+
     def configure_optimizers(self) -> list[Optimizer]:
         return [
             optimizer_of(self.generator, self._make_generator_optimizer, name="generator_optimizer"),
@@ -206,6 +209,9 @@ class GANModule(LightningModule):
         ok = fake.shape == real.shape
         require(ok, "the generator's output", tuple(fake.shape), f"in the shape of the data, {tuple(real.shape)}")
         return fake
+
+    def configure_model(self) -> None:
+        """Nothing: the layers are there. Strategies that shard want the hook to exist."""
 
     def _both_optimizers(self) -> tuple[Any, Any]:
         optimizers: Any = self.optimizers()

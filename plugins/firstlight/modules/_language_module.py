@@ -19,6 +19,7 @@ from firstlight.modules._shared import Stage
 from firstlight.modules._text_samples import show_samples
 from firstlight.modules._token_batch import token_batch
 from firstlight.modules._token_metrics import BitsPerToken, Perplexity, TokenMean
+from firstlight.modules._whole import whole
 
 
 @final
@@ -190,13 +191,14 @@ class LanguageModule(ObjectiveModule):
         return logits
 
     def _loss(self, hidden: Tensor, target: Tensor) -> Tensor:
-        loss: Tensor = self.loss(hidden, self.head.weight, target, self.head.bias)
+        weight, bias = whole(self.head)
+        loss: Tensor = self.loss(hidden, weight, target, bias)
         return loss
 
     def _nll(self, hidden: Tensor, target: Tensor) -> Tensor:
         options = {"ignore_index": self.loss.ignore_index, "chunk_tokens": self.loss.chunk_tokens}
-        head = self.head
-        return linear_cross_entropy_loss(hidden, head.weight, target, head.bias, reduction="none", **options)  # type: ignore[arg-type]
+        weight, bias = whole(self.head)
+        return linear_cross_entropy_loss(hidden, weight, target, bias, reduction="none", **options)  # type: ignore[arg-type]
 
     def _evaluate(self, batch: Any, stage: Stage) -> Tensor:
         inputs, target = token_batch(batch)

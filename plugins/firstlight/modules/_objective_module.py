@@ -88,6 +88,9 @@ class ObjectiveModule(LightningModule, ABC):
         if "__init__" in vars(cls):
             cls.__init__ = recorded(cls.__init__)  # type: ignore[method-assign]
 
+    def configure_model(self) -> None:
+        """Nothing: the layers are there. Strategies that shard want the hook to exist."""
+
     @abstractmethod
     def loss_terms(self, batch: Any) -> dict[str, Tensor]:
         """Return the named terms of the loss on ``batch``, each a scalar, unweighted."""
@@ -151,6 +154,9 @@ class ObjectiveModule(LightningModule, ABC):
 
     def test_step(self, batch: Any, batch_idx: int) -> Any:
         return self.objective(self.loss_terms(batch), stage="test", batch_size=self.batch_size(batch))
+
+    def configure_model(self) -> None:
+        """Nothing to build; strategies that shard the model ask that the hook is there."""
 
     def configure_optimizers(self) -> Any:
         return optimizer_of(self, self._make_optimizer, name="optimizer")

@@ -1,5 +1,6 @@
 """A small convolutional network in the recommended order: convolution, BatchNorm, ReLU."""
 
+from firstlight.layers import DropBlock2d
 from torch import Tensor, nn
 
 
@@ -18,14 +19,18 @@ class DigitsCNN(nn.Module):
     Args:
         channels: Width of the first two convolutions; the third has twice as many.
         dropout: Share of the last features that is dropped in training.
+        drop_block: Share of the first feature maps that is dropped in training, in blocks of 3 by 3.
         num_classes: Number of classes.
     """
 
-    def __init__(self, *, channels: int = 16, dropout: float = 0.2, num_classes: int = 10) -> None:
+    def __init__(
+        self, *, channels: int = 16, dropout: float = 0.2, drop_block: float = 0.0, num_classes: int = 10
+    ) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *conv_block(1, channels),
             *conv_block(channels, channels),
+            DropBlock2d(drop_block, block_size=3),
             nn.MaxPool2d(2),
             *conv_block(channels, 2 * channels),
         )

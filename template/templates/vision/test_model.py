@@ -16,6 +16,14 @@ def test_number_of_parameters() -> None:
     assert sum(parameter.numel() for parameter in model.DigitsCNN().parameters()) == expected
 
 
+def test_drop_block_drops_in_training_only() -> None:
+    network = model.DigitsCNN(dropout=0.0, drop_block=0.5)
+    images = torch.randn(4, 1, 8, 8)
+    assert not torch.equal(network(images), network(images))
+    network.eval()
+    torch.testing.assert_close(network(images), network(images))
+
+
 def test_every_parameter_gets_a_gradient() -> None:
     network = model.DigitsCNN()
     network(torch.randn(8, 1, 8, 8)).square().mean().backward()

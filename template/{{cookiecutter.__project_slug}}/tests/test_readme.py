@@ -1,4 +1,4 @@
-"""README.md and CI say the same."""
+"""README.md, CI, AGENTS.md and the Makefile say the same."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def readme_commands() -> list[str]:
-    text = (ROOT / "README.md").read_text("utf-8")
+def commands(page: str) -> list[str]:
+    text = (ROOT / page).read_text("utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line]
 
@@ -19,8 +19,20 @@ def ci_commands() -> list[str]:
     return [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
 
 
+def make_commands() -> list[str]:
+    recipes = re.findall(r"^\t\$\(PYTHON\) -m (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    tools = ("ruff", "mypy", "pytest")  # which the README calls by name
+    return [line if line.startswith(tools) else f"python -m {line}" for line in recipes]
+
+
 def test_ci_runs_the_commands_of_the_readme() -> None:
-    assert readme_commands() == ci_commands()
+    assert commands("README.md") == ci_commands()
+
+
+def test_agents_and_make_are_told_no_other_commands() -> None:
+    for told in (commands("AGENTS.md"), make_commands()):
+        assert told
+        assert set(told) <= set(commands("README.md"))
 
 
 def test_the_readme_lists_every_config() -> None:

@@ -1,0 +1,26 @@
+"""A layer's parameters in one piece, where they are used outside its forward."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Partial
+
+
+def whole(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of ``layer``; under FSDP2, which gathers them for its forward only, gathered here."""
+    if isinstance(layer, FSDPModule):
+        layer.reshard()  # a forward before this one may have left what it gathered, whose gradient nobody would reduce
+    return _gathered(layer.weight), None if layer.bias is None else _gathered(layer.bias)
+
+
+def _gathered(parameter: Tensor) -> Tensor:
+    if not isinstance(parameter, DTensor):
+        return parameter
+    mesh = parameter.device_mesh
+    # Each rank's gradient is that of its own batch. They are added up on their way back into shards, and FSDP's
+    # gradient is their mean.
+    full = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if full.requires_grad:
+        full.register_hook(lambda gradient: gradient / mesh.size())  # type: ignore[no-untyped-call]
+    return full

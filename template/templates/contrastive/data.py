@@ -1,0 +1,1 @@
+{% include "shared/digits_data.py" -%}
