@@ -40,17 +40,22 @@ from firstlight.cli._run_folder import new_run_folder, run_folder_of, shared_wit
 from firstlight.cli._say import say, short
 from firstlight.cli._slots import SLOTS
 from firstlight.cli._trained_with import trained_with
+from firstlight.cli._tune import tune
+from firstlight.cli._tune_options import Tuning
+from firstlight.cli._tune_options import add_options as add_tune_options
+from firstlight.cli._tune_reporter import reporters
 from firstlight.cli._which_checkpoint import WhichCheckpoint, tell_resume
 from firstlight.tracking import SafeWandbLogger, plot_run, redact
 
 # How this command goes, not what the run is: left out of config.yaml, so that every subcommand can read it.
 _COMMAND_KEYS = ("config", "resume", "init_from", "ckpt_path", "verbose")
 _CHECK = "Ask of copies whether this set-up can learn, and say why not."
+_TUNE = "Search for better values in the order of the tuning priorities."
 _DESCRIPTION = "Train a model, and see what it is worth. Each command has its own --help."
 
 
 class FirstlightCLI(LightningCLI):
-    """The command line of a project: ``fit``, ``validate``, ``test``, ``predict`` and ``check``.
+    """The command line of a project: ``fit``, ``validate``, ``test``, ``predict``, ``check`` and ``tune``.
 
     A thin LightningCLI: the project's ``configs/default.yaml`` lies under every ``--config``; callbacks and
     loggers have named places that take plain keys or null; a run has one folder, ``<runs_dir>/<run_name>/<id>``;
@@ -130,14 +135,18 @@ class FirstlightCLI(LightningCLI):
             parser.add_argument(f"--{name}", type=kind, default={} if slot.on else None, help=slot.help)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Add ``check``, which is no method of the Trainer."""
+        """Add ``check`` and ``tune``, which are no methods of the Trainer."""
         super()._add_subcommands(parser, **kwargs)
-        check = self.init_parser(description=_CHECK)
-        self._add_arguments(check)
-        add_options(check, underscores=True)
-        self._subcommand_parsers["check"] = check
+        add_options(self._added(parser, "check", _CHECK), underscores=True)
+        add_tune_options(self._added(parser, "tune", _TUNE))
+
+    def _added(self, parser: LightningArgumentParser, name: str, description: str) -> LightningArgumentParser:
+        own = self.init_parser(description=description)
+        self._add_arguments(own)
+        self._subcommand_parsers[name] = own
         assert parser._subcommands_action is not None
-        parser._subcommands_action.add_subcommand("check", check, help=_CHECK)
+        parser._subcommands_action.add_subcommand(name, own, help=description)
+        return own
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -153,7 +162,7 @@ class FirstlightCLI(LightningCLI):
         argv = words(args)
         for name, subparser in getattr(self, "_subcommand_parsers", {}).items():
             subparser.short_help_of = name if "--help_all" not in argv else None
-        argv = ["--help" if word == "--help_all" else word for word in argv]
+        argv = self._argv = ["--help" if word == "--help_all" else word for word in argv]
         names = list(getattr(self, "_subcommand_parsers", {}))
         self.config = self._parsed(parser, self.config_files.prepare(argv, names))
         self.subcommand = self.config.get("subcommand")
@@ -161,6 +170,12 @@ class FirstlightCLI(LightningCLI):
             self._evaluates = self._which.to_evaluate(self._get_plain("ckpt_path") or "best", self.subcommand)
             under = json.dumps(trained_with(self._evaluates.path))
             self.config = self._parsed(parser, self.config_files.prepare(argv, names, under))
+
+    def _read(self, argv: list[str]) -> dict[str, Any]:
+        """Return the configuration of a command line that is not this one."""
+        config = self._parsed(self.parser, self.config_files.prepare(argv, self._subcommand_parsers))
+        plain: dict[str, Any] = redact(plain_values(self._parser(config["subcommand"]), config[config["subcommand"]]))
+        return {key: value for key, value in plain.items() if key not in _COMMAND_KEYS}
 
     def _parsed(self, parser: LightningArgumentParser, argv: list[str]) -> Any:
         try:
@@ -196,6 +211,8 @@ class FirstlightCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, and fit the configuration to what this subcommand does."""
+        if self.subcommand == "tune":
+            return  # its trials do all this
         self.run_config = redact(self._plain_config())
         if self._get_plain("cpu_threads"):
             torch.set_num_threads(self._get_plain("cpu_threads"))
@@ -255,6 +272,8 @@ class FirstlightCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything; a value that a constructor refuses is a mistake in the configuration."""
+        if self.subcommand == "tune":
+            return
         try:
             # Lightning still calls the older name, which warns.
             instantiate = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
@@ -304,6 +323,7 @@ class FirstlightCLI(LightningCLI):
 
         self._record = RunRecord(self.run_folder, self.run_config, self._moved)
         callbacks: list[Callback] = [self._record]
+        callbacks += reporters(lambda: self.run_folder) if self.subcommand == "fit" else []
         callbacks += [value for value in slots.values() if isinstance(value, Callback)]
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder))
@@ -338,8 +358,8 @@ class FirstlightCLI(LightningCLI):
         return kwargs
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if subcommand == "check":
-            self._check()
+        if subcommand in ("check", "tune"):
+            {"check": self._check, "tune": self._tune}[subcommand]()
             return
         # Loggers get the whole configuration from RunRecord, under names that cannot collide.
         for part in (self.model, self.datamodule):
@@ -364,6 +384,11 @@ class FirstlightCLI(LightningCLI):
         asked = Checking.of(self.config["check"])
         files = self.config_files.files
         self.report, code = check(self.model, self.datamodule, trainer=self.trainer, asked=asked, configs=files)
+        if code:
+            raise SystemExit(code)
+
+    def _tune(self) -> None:
+        code = tune(Tuning.of(self.config["tune"]), self._argv, self._read, self.project_root)
         if code:
             raise SystemExit(code)
 
