@@ -37,11 +37,13 @@ def compare(store: Store, setup: Setup) -> None:
     then = store.study.user_attrs.get("identity")
     if then is None:
         store.study.set_user_attr("identity", now)
-    elif then != now:
-        different = changes(json.loads(then), json.loads(now))[:_MOST_CHANGES]
+        return
+    # By leaves: a key that a newer version brings, and that is null, changes nothing.
+    different = changes(json.loads(then), json.loads(now))
+    if different:
         raise UsageError(
             f"{setup.study} was begun with other settings, so new trials could not be compared with it",
-            *different,
+            *different[:_MOST_CHANGES],
             f"begin another with --run_name, or remove {short(setup.folder)}",
         )
 

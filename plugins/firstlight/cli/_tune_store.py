@@ -105,8 +105,8 @@ class Store:
     def begin_again(self, number: int) -> None:
         """Give a running trial up, and queue its values for the next worker that asks."""
         found = self.study.get_trials(deepcopy=False)
-        Trial(self.study, found[number]._trial_id).set_user_attr(_AGAIN, value=True)
         try:
+            Trial(self.study, found[number]._trial_id).set_user_attr(_AGAIN, value=True)
             self.study.tell(number, state=TrialState.FAIL)
         except (UpdateFinishedTrialError, ValueError):
             return  # another worker has seen it too, and was first

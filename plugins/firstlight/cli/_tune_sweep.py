@@ -42,7 +42,8 @@ def write_sweep(setup: Setup, asked: Tuning, root: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     head = (
         f"# Written by tune --wandb_sweep from tune/priority_{asked.priority}.yaml.\n"
-        f"# `wandb sweep {path.relative_to(root)}` begins it, and names the agent to start, in the project's folder, on every machine that is to help.\n"
+        f"# `wandb sweep {path.relative_to(root)}` begins it and names the agent to start in the project's folder,\n"
+        "# on every machine that is to help.\n"
     )
     path.write_text(head + yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True, width=1000), encoding="utf-8")
     return path
