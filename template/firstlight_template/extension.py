@@ -16,6 +16,7 @@ from jinja2 import Environment
 from jinja2.ext import Extension
 
 from firstlight_template.answers import answers_fault, command_line_fault
+from firstlight_template.tasks import TASKS
 
 TEMPLATE = Path(__file__).resolve().parents[1]
 
@@ -38,10 +39,11 @@ def checked(answers: Mapping[str, str]) -> str:
 
 
 class TemplateExtension(Extension):
-    """Adds the filter ``checked`` and the global ``template_folder``; refuses a bad command line."""
+    """Adds the filter ``checked``, the globals ``template_folder`` and ``tasks``; refuses a bad command line."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         stop_at(command_line_fault(sys.argv, questions()))
         environment.filters["checked"] = checked
         environment.globals["template_folder"] = str(TEMPLATE)
+        environment.globals["tasks"] = TASKS

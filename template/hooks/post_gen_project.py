@@ -1,4 +1,4 @@
-"""Settles what depends on the answers, then says how to go on.
+"""Adds what a template cannot render, firstlight and git, then says how to go on.
 
 Standard library only: this runs under the interpreter that cookiecutter was installed with, inside
 the generated project. Running it twice changes nothing.
@@ -16,21 +16,6 @@ from pathlib import Path
 ANSWERS = json.loads({{ cookiecutter | jsonify | jsonify }})
 TEMPLATE = Path(json.loads({{ template_folder | jsonify | jsonify }}))
 PROJECT = Path.cwd()
-
-# One row an option: the tag that marks the files of each answer. `data.vision.py` is kept as `data.py`
-# where the task is vision, and dropped otherwise. A new task is a new value here and its files.
-TAGS = {"task": {"vision": "vision", "blank": "blank"}}
-
-
-def keep_chosen_files() -> None:
-    """Gives the chosen files their plain name and drops the others."""
-    for option, tags in TAGS.items():
-        for answer, tag in tags.items():
-            for path in sorted(PROJECT.rglob(f"*.{tag}.*")):
-                if answer == ANSWERS[option]:
-                    path.replace(path.with_name(path.name.replace(f".{tag}.", ".")))
-                else:
-                    path.unlink()
 
 
 def carry_firstlight() -> None:
@@ -69,7 +54,6 @@ def say_what_is_next() -> None:
 
 
 if __name__ == "__main__":
-    keep_chosen_files()
     carry_firstlight()
     start_git()
     say_what_is_next()

@@ -1,5 +1,6 @@
 """Short real trainings for the tests that look at what they left behind."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,3 +29,14 @@ def fit() -> Callable[..., Path]:
 def fast_run(fit: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of ``configs/debug/fast.yaml``."""
     return fit(tmp_path_factory.mktemp("runs"), "--config", "configs/debug/fast.yaml")
+
+
+@pytest.fixture(scope="session")
+def column() -> Callable[[Path, str], list[float]]:
+    """Call it as ``column(run, key)``: the values of a key in ``metrics.csv``."""
+
+    def read(run: Path, key: str) -> list[float]:
+        with (run / "metrics.csv").open(newline="") as file:
+            return [float(row[key]) for row in csv.DictReader(file) if row[key]]
+
+    return read

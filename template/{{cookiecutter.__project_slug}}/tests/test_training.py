@@ -1,35 +1,19 @@
 """Training, from the command line down: every config loads, a run is whole, its checkpoint comes back."""
 
-import csv
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-{%- if cookiecutter.task == "vision" %}
-from firstlight.modules import SupervisedModule
 
-from {{ cookiecutter.package_name }} import data, main
-{%- else %}
+from {{ cookiecutter.package_name }} import main
 
-from {{ cookiecutter.package_name }} import data, main, model
-{%- endif %}
-{% if cookiecutter.task == "vision" %}
-MODULE, DATA = SupervisedModule, data.DigitsDataModule
-{%- else %}
-MODULE, DATA = model.StarterModule, data.StarterDataModule
-{%- endif %}
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
 Fit = Callable[..., Path]
-
-
-def column(run: Path, key: str) -> list[float]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [float(row[key]) for row in csv.DictReader(file) if row[key]]
+Column = Callable[[Path, str], list[float]]
 
 
 def plain(value: Any) -> bool:
@@ -51,11 +35,7 @@ def test_every_config_loads(
     assert "max_epochs" in capsys.readouterr().out
 
 
-def test_one_batch_can_be_memorized(fit: Fit, tmp_path: Path) -> None:
-    fit(tmp_path, "--config", "configs/debug/overfit.yaml")  # raises if not
-
-
-def test_a_run_leaves_its_record(fast_run: Path) -> None:
+def test_a_run_leaves_its_record(fast_run: Path, column: Column) -> None:
     names = {path.name for path in fast_run.iterdir()}
     assert {"config.yaml", "metrics.csv", "manifest.json", "run.png", "checkpoints"} <= names
     losses = column(fast_run, "train/loss")
@@ -63,30 +43,12 @@ def test_a_run_leaves_its_record(fast_run: Path) -> None:
     assert all(map(math.isfinite, losses))
 
 
-def test_the_learning_rate_warms_up_and_falls(fast_run: Path) -> None:
-    rates = column(fast_run, "lr/decay")
-    assert rates == column(fast_run, "lr/no_decay")
-    assert all(earlier > later for earlier, later in pairwise(rates[1:]))
-
-
 def test_a_checkpoint_holds_plain_values(fast_run: Path) -> None:
     checkpoint = torch.load(fast_run / "checkpoints" / "last.ckpt", weights_only=True)
     assert plain(dict(checkpoint["hyper_parameters"]))
 
 
-def test_a_loaded_checkpoint_gives_the_logged_loss(fast_run: Path) -> None:
-    module = MODULE.load_from_checkpoint(fast_run / "checkpoints" / "last.ckpt", map_location="cpu").eval()
-    loaders = DATA()
-    loaders.setup("validate")
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for _, batch in zip(range(2), loaders.val_dataloader(), strict=False):  # as many as fast.yaml has
-            total += len(batch[0]) * float(sum(module.loss_terms(batch).values()))
-            count += len(batch[0])
-    assert total / count == pytest.approx(column(fast_run, "val/loss")[-1], rel=1e-5)
-
-
-def test_a_run_goes_on_in_its_own_folder(fit: Fit, tmp_path: Path) -> None:
+def test_a_run_goes_on_in_its_own_folder(fit: Fit, column: Column, tmp_path: Path) -> None:
     first = fit(tmp_path, "--config", "configs/debug/fast.yaml")
     again = fit(
         tmp_path, "--config", "configs/debug/fast.yaml", "--trainer.max_epochs", "3", "--resume", "last"

@@ -1,16 +1,16 @@
+{%- set task = tasks[cookiecutter.task] -%}
 """The command line: ``fit``, ``validate``, ``test`` and ``predict``."""
 
 from pathlib import Path
 
 from firstlight.cli import FirstlightCLI
-{%- if cookiecutter.task == "vision" %}
-from firstlight.modules import SupervisedModule
+{%- if task.module_from[0] != "." %}
+from {{ task.module_from }} import {{ task.module }}
+{%- endif %}
 
-from .data import DigitsDataModule
-{%- else %}
-
-from .data import StarterDataModule
-from .model import StarterModule
+from .data import {{ task.data }}
+{%- if task.module_from[0] == "." %}
+from {{ task.module_from }} import {{ task.module }}
 {%- endif %}
 
 
@@ -22,8 +22,4 @@ def project_root() -> Path:
 
 def main(args: list[str] | None = None) -> None:
     """Run one command; ``args`` are those of the shell unless given."""
-{%- if cookiecutter.task == "vision" %}
-    FirstlightCLI(SupervisedModule, DigitsDataModule, project_root=project_root(), args=args)
-{%- else %}
-    FirstlightCLI(StarterModule, StarterDataModule, project_root=project_root(), args=args)
-{%- endif %}
+    FirstlightCLI({{ task.module }}, {{ task.data }}, project_root=project_root(), args=args)

@@ -1,0 +1,1 @@
+{% include "shared/test_supervised.py" -%}
