@@ -27,6 +27,7 @@ from firstlight.cli._tune_store import Store, quiet_optuna
 from helpers import fit, loader, supervised
 
 HERE = Path(__file__).parent
+LIGHT = [sys.executable, str(HERE / "tune_trial.py")]
 NESTED = """
     model.optimizer:
       choice:
@@ -192,7 +193,6 @@ def setup_for(tmp_path: Path, *options: object) -> tuple[Store, Setup]:
         space={"do": Choice({str(option): option for option in options})},
         config={"do": options[0], "seed_everything": 0},
         start={},
-        command=(sys.executable, str(HERE / "tune_trial.py")),
         words=("fit", f"--runs={tmp_path}"),
         monitor="val/loss",
         mode="min",
@@ -202,7 +202,7 @@ def setup_for(tmp_path: Path, *options: object) -> tuple[Store, Setup]:
 
 def test_trials_that_fail_are_recorded_and_the_search_goes_on(tmp_path, capsys):
     store, setup = setup_for(tmp_path, 0.5, "crash", "killed", "refused", "nan")
-    search(store, setup, num_trials=12, prune=True)
+    search(store, setup, LIGHT, num_trials=12, prune=True)
     found = {t.params["do"]: t for t in store.trials.values()}
     assert set(found) == {"0.5", "crash", "killed", "refused", "nan"}, "the draw has them all"
     assert found["0.5"].state == TrialState.COMPLETE
@@ -226,16 +226,15 @@ def test_a_configuration_that_does_not_start_stops_the_search(tmp_path):
     setup = replace(setup, words=("fit", "--do=refused"))
     for _ in range(2):  # nothing is left behind: the next start says it again
         with pytest.raises(UsageError, match="must be a multiple of heads"):
-            search(store, setup, num_trials=3, prune=True)
+            search(store, setup, LIGHT, num_trials=3, prune=True)
 
 
 def test_the_same_seed_draws_the_same_whoever_draws(tmp_path):
     drawn = []
     for name, starts in (("once", [6]), ("thrice", [2, 4, 6])):
         store, setup = setup_for(tmp_path / name, *"abcdefgh")
-        setup = replace(setup, command=("false",), words=())
         for wanted in starts:
-            search(Store.opened("light", setup.storage, "min"), setup, num_trials=wanted, prune=True)
+            search(Store.opened("light", setup.storage, "min"), setup, ["false"], num_trials=wanted, prune=True)
         drawn.append([t.params["do"] for t in store.trials.values()])
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) > 2
@@ -255,9 +254,9 @@ def test_a_study_is_not_gone_on_with_under_other_settings(tmp_path):
 
 def test_results_and_confirmation(tmp_path, capsys):
     store, setup = setup_for(tmp_path, 0.5, 0.3)
-    search(store, setup, num_trials=2, prune=False)
+    search(store, setup, LIGHT, num_trials=2, prune=False)
     while len({t.params["do"] for t in store.trials.values()}) < 2:
-        search(store, setup, num_trials=len(store.trials) + 1, prune=False)
+        search(store, setup, LIGHT, num_trials=len(store.trials) + 1, prune=False)
     capsys.readouterr()
     write_results(store, setup)
     said = capsys.readouterr().out
@@ -270,14 +269,14 @@ def test_results_and_confirmation(tmp_path, capsys):
     assert float(rows[0]["val/loss"]) == 0.5
     assert (setup.folder / "trials.png").read_bytes().startswith(b"\x89PNG")
 
-    confirm(store, setup, 2)
+    confirm(store, setup, LIGHT, 2)
     said = capsys.readouterr().out
     # Seeds 1 and 2 add 0.01 and 0.02: means 0.315 and 0.515, and no overlap.
     assert f"trial {best}: val/loss 0.315 ± 0.007071, 0.31 to 0.32 over 2 seeds" in said
     assert "trial 0 (as it was): val/loss 0.515" in said
     assert "better than the configuration as it was, whichever seeds are compared" in said
     assert "mean of 2 other seeds" in (setup.folder / "best.yaml").read_text()
-    confirm(store, setup, 2)
+    confirm(store, setup, LIGHT, 2)
     assert "confirm, seed" not in capsys.readouterr().out, "nothing is run twice"
 
 
@@ -366,3 +365,12 @@ SPACE = "model.optimizer.init_args.lr: {log_uniform: [0.01, 1.0]}"
 def test_a_mistake_is_told_before_the_first_trial(project, refused, space, words, said):
     project.write("tune/priority_1.yaml", space)
     assert said in refused("tune", *words)
+
+
+def test_a_space_is_shown_with_what_is_now(project, capsys):
+    project.write("tune/priority_2.yaml", NESTED)
+    project.run("tune", "--priority=2", "--only_check")
+    said = capsys.readouterr().out.splitlines()
+    assert '  model.optimizer: as_it_is | sgd | adamw; now "torch.optim.SGD"' in said
+    assert "  trainer.max_epochs: 1 to 5; now 2" in said
+    assert not (project.root / "runs").exists()

@@ -10,8 +10,9 @@ from typing import Any
 from firstlight.cli._errors import UsageError
 from firstlight.cli._say import say, short
 from firstlight.cli._tune_options import Tuning
-from firstlight.cli._tune_setup import set_up
+from firstlight.cli._tune_setup import set_up, told
 from firstlight.cli._tune_sweep import write_sweep
+from firstlight.cli._tune_trial import project_command
 from firstlight.tracking import redact
 
 _STOPPED = 130
@@ -24,8 +25,13 @@ def tune(asked: Tuning, argv: list[str], read: Callable[[list[str]], dict[str, A
         UsageError: If something is wrong with what was given, or Optuna is not installed.
     """
     setup = set_up(asked, argv, read, root)
+    if asked.only_check:
+        for line in told(setup):
+            say(line)
+        return 0
+    command = project_command(argv)
     if asked.wandb_sweep:
-        say(f"sweep: {short(write_sweep(setup, asked, root))}")
+        say(f"sweep: {short(write_sweep(setup, asked, root, command))}")
         return 0
     if importlib.util.find_spec("optuna") is None:
         raise UsageError("tune needs Optuna", "pip install 'firstlight[tune]'")
@@ -39,10 +45,10 @@ def tune(asked: Tuning, argv: list[str], read: Callable[[list[str]], dict[str, A
         compare(store, setup)
         say(f"tune: {setup.study}, by {setup.monitor} ({setup.mode}), in {redact(short(setup.storage))}")
         try:
-            search(store, setup, num_trials=asked.num_trials, prune=asked.prune)
+            search(store, setup, command, num_trials=asked.num_trials, prune=asked.prune)
             write_results(store, setup)
             if asked.confirm:
-                confirm(store, setup, asked.confirm)
+                confirm(store, setup, command, asked.confirm)
             else:
                 say("Which differences are more than the luck of a seed, only more seeds can tell: --confirm 3")
         except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from firstlight.cli._tune_store import Store
 _CANDIDATES = 3
 
 
-def confirm(store: Store, setup: Setup, num_seeds: int) -> None:
+def confirm(store: Store, setup: Setup, command: list[str], num_seeds: int) -> None:
     """Run the best trials and the configuration as it was with other seeds, and let their means decide.
 
     The values of the search itself do not count: the best of many is the luckiest too.
@@ -37,7 +37,7 @@ def confirm(store: Store, setup: Setup, num_seeds: int) -> None:
         candidate, seed = jobs[index]
         words = [*trials[candidate].user_attrs["words"], f"--seed_everything={seed}"]
         try:
-            ended = execute(again, trial, setup, [*setup.command, *setup.words, *words], prune=False)
+            ended = execute(again, trial, setup, [*command, *setup.words, *words], prune=False)
         except BaseException:
             again.begin_again(trial.number)
             raise

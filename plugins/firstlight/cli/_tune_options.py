@@ -24,6 +24,7 @@ class Tuning:
     prune: bool = True
     confirm: int = 0
     wandb_sweep: bool = False
+    only_check: bool = False
 
     def __post_init__(self) -> None:
         if self.confirm == 1:
@@ -62,6 +63,7 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--confirm", type=NonNegativeInt, default=0, help=again)
     sweep = "only write sweeps/priority_N.yaml, the same space for W&B"
     parser.add_argument("--wandb_sweep", action="store_true", help=sweep)
+    parser.add_argument("--only_check", action="store_true", help="only try every key and value of the space")
 
 
 def for_trials(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -78,6 +80,6 @@ def for_trials(argv: list[str]) -> tuple[list[str], list[str]]:
         flag, equals, _ = word.partition("=")
         if flag not in own:
             kept.append(word)
-        elif not equals and flag != "--wandb_sweep":
+        elif not equals and flag not in ("--wandb_sweep", "--only_check"):
             next(words, None)
     return argv[:start], kept

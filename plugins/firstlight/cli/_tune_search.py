@@ -48,7 +48,7 @@ def compare(store: Store, setup: Setup) -> None:
         )
 
 
-def search(store: Store, setup: Setup, *, num_trials: int, prune: bool) -> None:
+def search(store: Store, setup: Setup, command: list[str], *, num_trials: int, prune: bool) -> None:
     """Run trials until so many have begun.
 
     Raises:
@@ -60,7 +60,7 @@ def search(store: Store, setup: Setup, *, num_trials: int, prune: bool) -> None:
             drawn = _draw(trial, index, setup)
             words = [word(key, value) for key, value in drawn.items()]
             trial.set_user_attr("words", words)
-            ended = execute(store, trial, setup, [*setup.command, *setup.words, *words], prune=prune and index > 0)
+            ended = execute(store, trial, setup, [*command, *setup.words, *words], prune=prune and index > 0)
         except BaseException:
             store.begin_again(trial.number)
             raise

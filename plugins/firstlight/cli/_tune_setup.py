@@ -14,8 +14,7 @@ from firstlight.cli._errors import UsageError
 from firstlight.cli._run_folder import new_run_folder
 from firstlight.cli._say import say, short
 from firstlight.cli._tune_options import Tuning, for_trials
-from firstlight.cli._tune_space import Space, as_it_is, read_space, unfolded, word
-from firstlight.cli._tune_trial import project_command
+from firstlight.cli._tune_space import Choice, Space, as_it_is, at, read_space, unfolded, word
 
 Read = Callable[[list[str]], dict[str, Any]]  # the words of a command line -> its configuration
 
@@ -32,7 +31,6 @@ class Setup:
     space: Space
     config: dict[str, Any]  # as it is before the search, without secrets
     start: dict[str, Any]  # the overlay of the stage before
-    command: tuple[str, ...]  # how the project is started
     words: tuple[str, ...]  # of the command line of every trial, which the values of the trial follow
     monitor: str
     mode: str
@@ -76,7 +74,6 @@ def set_up(asked: Tuning, argv: list[str], read: Read, root: Path) -> Setup:
         space=space,
         config=config,
         start=yaml.safe_load(start.read_text(encoding="utf-8")) or {} if start else {},
-        command=tuple(project_command(argv)),
         words=(*before, "fit", *after),
         monitor=monitor,
         mode=mode,
@@ -157,3 +154,17 @@ def identity(setup: Setup) -> dict[str, Any]:
 def as_now(setup: Setup) -> dict[str, Any]:
     """Return the numbers and options of the space that the configuration has already."""
     return as_it_is(setup.space, setup.config)
+
+
+def told(setup: Setup) -> list[str]:
+    """Return a line for each key: what it is now, and what it may be."""
+    lines = [f"{setup.study}: {len(setup.space)} keys, judged by {setup.monitor} ({setup.mode})"]
+    for key, node in setup.space.items():
+        may_be = " | ".join(node.options) if isinstance(node, Choice) else f"{node.low:g} to {node.high:g}"
+        lines.append(f"  {key}: {may_be}{_now(at(setup.config, key))}")
+    return lines
+
+
+def _now(value: Any) -> str:
+    value = value.get("class_path", value) if isinstance(value, dict) else value
+    return f"; now {json.dumps(value)}"

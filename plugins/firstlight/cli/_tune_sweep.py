@@ -19,7 +19,7 @@ _MOST_POINTS = 10
 _MOST_VALUES = 64
 
 
-def write_sweep(setup: Setup, asked: Tuning, root: Path) -> Path:
+def write_sweep(setup: Setup, asked: Tuning, root: Path, command: list[str]) -> Path:
     """Write ``sweeps/priority_N.yaml`` and return its path.
 
     Raises:
@@ -29,7 +29,7 @@ def write_sweep(setup: Setup, asked: Tuning, root: Path) -> Path:
         raise UsageError(
             "a sweep reads its values from W&B, which is off", "give --wandb.project NAME, or use tune alone"
         )
-    program = _program(setup, root)
+    program = _program(command, root)
     sweep = {
         "program": program[-1],
         "method": "bayes",
@@ -49,8 +49,8 @@ def write_sweep(setup: Setup, asked: Tuning, root: Path) -> Path:
     return path
 
 
-def _program(setup: Setup, root: Path) -> list[str]:
-    _, *program = setup.command
+def _program(command: list[str], root: Path) -> list[str]:
+    _, *program = command
     if program[0] == "-m":
         return program
     try:
