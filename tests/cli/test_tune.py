@@ -14,14 +14,16 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 from optuna.trial import TrialState
 
 from firstlight.cli._errors import UsageError
 from firstlight.cli._tune_confirm import confirm
+from firstlight.cli._tune_options import Tuning, add_options
 from firstlight.cli._tune_reporter import TrialReporter
 from firstlight.cli._tune_results import table, write_results
 from firstlight.cli._tune_search import compare, search
-from firstlight.cli._tune_setup import Setup
+from firstlight.cli._tune_setup import Setup, set_up
 from firstlight.cli._tune_space import Choice, Range, as_it_is, overlay, read_space, unfolded, values
 from firstlight.cli._tune_store import Store, quiet_optuna
 from helpers import fit, loader, supervised
@@ -337,34 +339,78 @@ SPACE = "model.optimizer.init_args.lr: {log_uniform: [0.01, 1.0]}"
 @pytest.mark.parametrize(
     ("space", "words", "said"),
     [
-        (SPACE, [], "tune needs --priority"),
-        (SPACE, ["--priority=2"], "there is no search space"),
+        (SPACE, ["--priority=1", "--num_trial=3"], "did you mean 'num_trials'?"),
         ("model.optimizer.init_args.lrr: {uniform: [0.1, 1.0]}", ["--priority=1"], "did you mean 'lr'?"),
-        ("data.batchsize: {int: [2, 4]}", ["--priority=1"], "did you mean 'data.batch_size'?"),
-        ("data.batch_size: {choice: [4, many]}", ["--priority=1"], "data.batch_size"),
+        ("data.batch_size: {choice: [4, 2.5]}", ["--priority=1"], "data.batch_size"),
         (
             "model.optimizer: {choice: {as_it_is: {}, adam: {class_path: torch.optim.Adam, init_args: {momentum: 1}}}}",
             ["--priority=1"],
             "momentum",
         ),
-        (
-            "model.loss.init_args.label_smoothing: {uniform: [0.0, 0.2]}",
-            ["--priority=1"],
-            "changes what val/loss",
-        ),
-        (SPACE, ["--priority=1", "--from=nowhere.yaml"], "there is no file nowhere.yaml"),
-        (SPACE, ["--priority=1", "--confirm=1"], "at least 2 seeds"),
-        (SPACE, ["--priority=1", "--storage=sqlite:///study.db"], "gives one trial to two workers"),
-        (SPACE, ["--priority=1", "--monitor=val/accuracy"], "needs --mode"),
-        (SPACE, ["--priority=1", "--checkpoint=null"], "give --monitor"),
-        (SPACE, ["--priority=1", "--run_name=a/b"], "run_name"),
-        (SPACE, ["--priority=1", "--num_trial=3"], "did you mean 'num_trials'?"),
         (SPACE, ["--priority=1"], "must be started from a shell"),
     ],
 )
 def test_a_mistake_is_told_before_the_first_trial(project, refused, space, words, said):
     project.write("tune/priority_1.yaml", space)
-    assert said in refused("tune", *words)
+    told = refused("tune", *words)
+    assert said in told
+    assert "num_trial" in words[-1] or "shell" in told or "tune/priority_1.yaml: " in told
+
+
+CONFIG = {
+    "run_name": "tiny",
+    "runs_dir": "runs",
+    "checkpoint": {"monitor": "val/loss", "mode": "min"},
+    "model": {"optimizer": {"class_path": "SGD", "init_args": {"lr": 0.1}}, "loss": {"init_args": {"smoothing": 0.1}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("space", "words", "config", "said"),
+    [
+        (SPACE, [], {}, "tune needs --priority"),
+        (SPACE, ["--priority=2"], {}, "there is no search space"),
+        ("model.loss.init_args.smoothing: {uniform: [0.0, 0.2]}", ["--priority=1"], {}, "changes what val/loss means"),
+        (SPACE, ["--priority=1", "--from=nowhere.yaml"], {}, "there is no file nowhere.yaml"),
+        (SPACE, ["--priority=1", "--confirm=1"], {}, "at least 2 seeds"),
+        (SPACE, ["--priority=1", "--storage=sqlite:///study.db"], {}, "gives one trial to two workers"),
+        (SPACE, ["--priority=1", "--monitor=val/accuracy"], {}, "needs --mode"),
+        (SPACE, ["--priority=1"], {"checkpoint": None}, "give --monitor"),
+        (SPACE, ["--priority=1"], {"run_name": "a/b"}, "run_name must be"),
+    ],
+)
+def test_what_cannot_be_searched(project, space, words, config, said):
+    project.write("tune/priority_1.yaml", space)
+    with pytest.raises(UsageError) as error:
+        set_up_with(project, words, **config)
+    assert said in str(error.value)
+
+
+def set_up_with(project, words: list[str], **config: object) -> Setup:
+    parser = ArgumentParser(exit_on_error=False)
+    add_options(parser)
+    asked = Tuning.of(parser.parse_args(words).as_dict())
+    return set_up(asked, ["tune", *words], lambda _: {**CONFIG, **config}, project.root)
+
+
+def test_each_stage_starts_from_the_best_of_the_one_before(project, capsys):
+    read: list[list[str]] = []
+
+    def config(words: list[str]) -> dict[str, object]:
+        read.append(words)
+        return CONFIG
+
+    best = project.write("runs/tiny-tune-1/best.yaml", "trainer: {max_epochs: 5}\n")
+    project.write("tune/priority_2.yaml", "data.batch_size: {int: [2, 4]}")
+    project.write("tune/priority_3.yaml", SPACE)
+    words = ["tune", "--priority=2", "--trainer.devices=1"]
+    setup = set_up(Tuning(priority=2), words, config, project.root)
+    assert setup.words[:4] == ("fit", "--config", str(best), "--trainer.devices=1"), "what the user says comes after"
+    assert setup.keys == ["trainer.max_epochs", "data.batch_size"], "best.yaml will hold both stages"
+    assert read[-1][-1] == "--data.batch_size=4"
+    assert read[-2][-1] == "--data.batch_size=2"
+    assert set_up(Tuning(priority=3), words, config, project.root).start == {"trainer": {"max_epochs": 5}}
+    assert set_up(Tuning(priority=2, start="none"), words, config, project.root).start == {}
 
 
 def test_a_space_is_shown_with_what_is_now(project, capsys):

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,23 @@ from optuna.trial import TrialState
 from firstlight.cli._tune_store import Store, quiet_optuna
 from firstlight.tracking import read_offline_run
 
-TINY = str(Path(__file__).with_name("tiny.py"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 
 
-def start(project, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, TINY, *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=project.root, env=ENVIRONMENT, **pipes)
+@pytest.fixture
+def start(project) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Call it with words: it starts the project with them; what still runs at the end of a test is ended."""
+    with ExitStack() as stack:
+
+        def run(*words: str) -> subprocess.Popen[str]:
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            command = [sys.executable, "-m", "cli.tiny", *words]
+            process = subprocess.Popen(command, cwd=project.root, env=ENVIRONMENT, **pipes)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield run
 
 
 def said(process: subprocess.Popen[str]) -> str:
@@ -56,7 +66,7 @@ def eventually(what, seconds: float = 120.0):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_gone_on_with_by_two_and_used(project):
+def test_killed_in_the_middle_gone_on_with_by_two_and_used(project, start):
     project.write(
         "tune/priority_1.yaml",
         """
@@ -67,7 +77,7 @@ def test_killed_in_the_middle_gone_on_with_by_two_and_used(project):
     )
     words = ("tune", "--priority", "1", "--num_trials", "4")
     folder = project.root / "runs" / "tiny-tune-1"
-    first = start(project, *words)
+    first = start(*words)
 
     with quiet_optuna():
         eventually((folder / "study.log").exists)
@@ -78,7 +88,7 @@ def test_killed_in_the_middle_gone_on_with_by_two_and_used(project):
         first.communicate()
         eventually(lambda: not is_alive(trial))
 
-        workers = [start(project, *words) for _ in range(2)]
+        workers = [start(*words) for _ in range(2)]
         outputs = [said(worker) for worker in workers]
         trials = store.trials
 
@@ -107,7 +117,7 @@ def test_killed_in_the_middle_gone_on_with_by_two_and_used(project):
 
 
 @pytest.mark.slow
-def test_a_sweep_of_the_same_space_trains_as_an_agent_would_start_it(project):
+def test_a_sweep_of_the_same_space_trains_as_an_agent_would_start_it(project, start):
     pytest.importorskip("wandb")
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
@@ -128,7 +138,7 @@ def test_a_sweep_of_the_same_space_trains_as_an_agent_would_start_it(project):
         """,
     )
     project.write("runs/tiny-tune-1/best.yaml", "data: {num_samples: 24}")
-    text = said(start(project, "tune", "--priority=2", "--wandb.project=tiny", "--wandb_sweep"))
+    text = said(start("tune", "--priority=2", "--wandb.project=tiny", "--wandb_sweep"))
     assert "starts from the best of priority 1" in text
     sweep = yaml.safe_load((project.root / "sweeps" / "priority_2.yaml").read_text())
     assert str(project.root) not in str(sweep["command"][3:]), "agents run on other machines"

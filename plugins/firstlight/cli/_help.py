@@ -10,6 +10,7 @@ from dataclasses import fields
 
 from firstlight.cli._check_options import Checking
 from firstlight.cli._slots import SLOTS
+from firstlight.cli._tune_options import names as names_of_tune
 
 _OFTEN_SET = (
     "max_epochs",
@@ -34,7 +35,9 @@ def help_page(subcommand: str, description: str, actions: Iterable[argparse.Acti
     known = {action.dest: action for action in actions if action.option_strings}
     command = [*("resume", "init_from", "ckpt_path"), "run_name", "runs_dir", "seed_everything", "cpu_threads"]
     command += [option.name for option in fields(Checking)] if subcommand == "check" else []
-    places = [name for name, slot in SLOTS.items() if name in known and subcommand in slot.stages]
+    command += names_of_tune() if subcommand == "tune" else []
+    stage = "fit" if subcommand == "tune" else subcommand  # what its trials do
+    places = [name for name, slot in SLOTS.items() if name in known and stage in slot.stages]
     parts = [
         f"usage: {subcommand} [-c FILE]... [--KEY=VALUE]...",
         description,

@@ -45,6 +45,11 @@ def _flag(name: str) -> str:
     return "from" if name == "start" else name  # from is no name in Python
 
 
+def names() -> list[str]:
+    """Return the options as they are written."""
+    return [_flag(option.name) for option in fields(Tuning)]
+
+
 def add_options(parser: Any) -> None:
     """Give a parser the options of a search."""
     say_which = "which space: tune/priority_N.yaml. 1: learning rate, batch size, epochs; 2: architecture, optimizer, "
@@ -73,7 +78,7 @@ def for_trials(argv: list[str]) -> tuple[list[str], list[str]]:
     ([], ['--trainer.max_epochs', '3'])
     """
     start = argv.index("tune")
-    own = {f"--{_flag(option.name)}" for option in fields(Tuning)}
+    own = {f"--{name}" for name in names()}
     kept: list[str] = []
     words = iter(argv[start + 1 :])
     for word in words:
