@@ -19,7 +19,9 @@ from optuna.trial import TrialState
 from firstlight.cli._tune_store import Store, quiet_optuna
 from firstlight.tracking import read_offline_run
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join(str(ROOT / name) for name in ("plugins", "tests"))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": PATHS}
 
 
 @pytest.fixture
