@@ -222,6 +222,8 @@ ENTRIES: dict[str, Entry] = {
     "TQDMProgressBar": Entry(lambda: [lightning_callbacks.TQDMProgressBar()], {"enable_progress_bar": True}),
     "MaxNorm": Entry(lambda: [ours.MaxNorm(2.0)]),
     "GradientNoise": Entry(lambda: [ours.GradientNoise()]),
+    # Half the default budget: of two fits in turn each has half of the time that goes by.
+    "HealthMonitor": Entry(lambda: [ours.HealthMonitor(budget=0.01)]),
     "BatchMixing": Entry(lambda: [ours.BatchMixing([MixUp(0.4)], num_classes=8)]),
 }
 
@@ -281,17 +283,26 @@ GRADIENTS = {("GradientMonitor", "grad_norm + log_dict"): THIRD}
 AVERAGES = {("WeightEMA", "EMAWeightAveraging"): THIRD}
 
 
+OTHERS = tuple(name for name in ENTRIES if name != "HealthMonitor")  # which times itself, and has a row of its own
+
+
 def small_network(*, tiny: bool) -> Iterator[Result]:
-    net, turned = compared_on(MLP, ENTRIES, tiny=tiny)
+    net, turned = compared_on(MLP, OTHERS, tiny=tiny)
     for name in ("default observers", "MaxNorm", "GradientNoise", "BatchMixing"):
         yield beside_bare(net, turned, name)
     yield from peers_on(net, turned, {})
 
 
 def convolutions(*, tiny: bool) -> Iterator[Result]:
-    net, turned = compared_on(CNN, ENTRIES, tiny=tiny)
-    yield beside_bare(net, turned, "default observers", OBSERVERS_MAY)
-    yield from peers_on(net, turned, AVERAGES)
+    yield from peers_on(*compared_on(CNN, OTHERS, tiny=tiny), AVERAGES)
+
+
+def whole_steps(*, tiny: bool) -> Iterator[Result]:
+    """A few hundredths of a step: only two fits at a time, and many steps."""
+    long = replace(CNN, periods=CNN.periods * 5)
+    yield beside_bare(*compared_on(long, ("bare", "default observers"), tiny=tiny), "default observers", OBSERVERS_MAY)
+    for net, most in ((replace(MLP, periods=MLP.periods * 10), 1.05), (long, 1.02)):
+        yield beside_bare(*compared_on(net, ("bare", "HealthMonitor"), tiny=tiny), "HealthMonitor", most)
 
 
 def many_tensors(*, tiny: bool) -> Iterator[Result]:
@@ -398,7 +409,7 @@ def manifest(*, tiny: bool) -> Iterator[Result]:
     yield Result("RunManifest, once a run, wall time", "", seconds(statistics.median(times)), "", None, "", None)
 
 
-ROWS = (small_network, convolutions, many_tensors, averages, growth, manifest)
+ROWS = (small_network, convolutions, whole_steps, many_tensors, averages, growth, manifest)
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ class GradientListener(Protocol):
         """Take the norms of one step before clipping: of each parameter that has a gradient, and of all."""
 
     def hear_count(self, optimizer: Optimizer, count: Tensor) -> None:
-        """Take (1, clipped, not finite) of one step."""
+        """Take the numbers of steps, of those clipped and of those not finite, since the last call."""
 
     def hear_values(self, values: Mapping[str, Tensor]) -> None:
         """Take what the monitor logs."""

@@ -18,6 +18,8 @@ from firstlight.callbacks._gradients import gradients, loss_scale, norms_of, sca
 from firstlight.callbacks._packages import lightning_module_class
 from firstlight.callbacks._shadows import Shadows
 
+_MOST_UNCOUNTED = 1000  # norms that wait on the device where nothing is logged
+
 
 @final
 class GradientMonitor(Callback):
@@ -57,6 +59,7 @@ class GradientMonitor(Callback):
         require(every_n_steps is None or every_n_steps >= 1, "every_n_steps", every_n_steps, "one or more")
         self.depth = depth
         self.every_n_steps = every_n_steps
+        self._key = self._generate_state_key(depth=depth)  # two depths may be watched side by side
         self._before = {"nonfinite_steps": 0.0, "skipped_steps": 0.0}  # the run was resumed
         self._shadows = Shadows()
         self._hooks: list[Any] = []
@@ -65,6 +68,8 @@ class GradientMonitor(Callback):
 
     def _forget(self) -> None:
         self._window: Tensor | None = None  # steps, clipped steps, non-finite steps since the last entry
+        self._uncounted: dict[Optimizer, list[tuple[Tensor, Tensor | None]]] = {}  # norms that are not in it yet
+        self._due = False  # this step has an entry
         self._nonfinite: Tensor | None = None
         self._skipped: float | Tensor = 0.0
         # Steps of this batch: by optimizer, its norm before clipping, and the norm of each of its blocks.
@@ -79,9 +84,10 @@ class GradientMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        return self._generate_state_key(depth=self.depth)  # two depths may be watched side by side
+        return self._key  # Lightning asks for it at every hook
 
     def state_dict(self) -> dict[str, Any]:
+        self.count()
         parts = [self._nonfinite, None if self._window is None else self._window[2]]
         counts = {"nonfinite_steps": sum(float(part) for part in parts if part is not None)}
         counts["skipped_steps"] = float(self._skipped)
@@ -146,31 +152,30 @@ class GradientMonitor(Callback):
         self._micro_batches += 1
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if trainer.global_step == self._last_step and optimizer in self._pending:
+        step = trainer.global_step
+        if step == self._last_step and optimizer in self._pending:
             return  # LBFGS evaluates its closure several times a step
-        self._last_step = trainer.global_step
+        self._last_step = step
         if self._scaler is not None:
             self._skipped = self._skipped + 1.0  # until the optimizer's hook says otherwise
         owners, grads = gradients(optimizer)
         if not grads:
             return
-        norms = _unscaled(norms_of(grads), loss_scale(trainer, optimizer))
+        norms = norms_of(grads)
+        if self._scaler is not None:
+            norms = _unscaled(norms, loss_scale(trainer, optimizer))
         total = torch.linalg.vector_norm(norms)
         self._pending[optimizer] = total
         if self._listener is not None:
             self._listener.hear_norms(optimizer, owners, norms, total)
-        if self._should_log(trainer):
+        self._due = self._should_log(trainer)
+        if self._due:
             for block, members in self._members(pl_module, owners).items():
                 self._in_blocks[optimizer, block] = torch.linalg.vector_norm(norms[members])
                 weights: list[Tensor] = [owners[member] for member in members]
                 self._weights[optimizer, block] = (weights, [weight.detach().clone() for weight in weights])
         if not self._measure_after:
-            clip = self._clip_value
-            clipped = total > clip if clip is not None else torch.zeros_like(total, dtype=torch.bool)
-            self._count(optimizer, total, clipped)
-            if clip is not None:
-                # as clip_grad_norm_ does it
-                self._values["grad/clipped_norm"] = total * torch.clamp(clip / (total + 1e-6), max=1.0)
+            self._keep(optimizer, total, None)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -182,21 +187,47 @@ class GradientMonitor(Callback):
                 left_in = self._left_in.get(optimizer)
                 grads = gradients(optimizer)[1]  # none where clipping has left the step out
                 norm = torch.linalg.vector_norm(norms_of(grads)) if grads else torch.zeros_like(total)
-                after = _unscaled(norm, left_in)
-                self._count(optimizer, total, after < total * (1 - 1e-6))
-                self._values["grad/clipped_norm"] = after
-        if self._should_log(trainer):
+                self._keep(optimizer, total, _unscaled(norm, left_in))
+        # Lightning also logs the step at which a callback before this one stopped the run.
+        if self._due or (trainer.should_stop and self._should_log(trainer)):
             self._log(trainer, pl_module)
         self._pending, self._in_blocks, self._left_in, self._micro_batches = {}, {}, {}, 0
 
-    def _count(self, optimizer: Optimizer, total: Tensor, clipped: Tensor) -> None:
-        finite = torch.isfinite(total)
-        step = torch.stack([torch.ones_like(total), (clipped & finite).to(total.dtype), (~finite).to(total.dtype)])
-        self._window = step if self._window is None else self._window + step
-        if self._listener is not None:
-            self._listener.hear_count(optimizer, step)
+    def _keep(self, optimizer: Optimizer, total: Tensor, after: Tensor | None) -> None:
+        self._last = total, after
+        kept = self._uncounted.setdefault(optimizer, [])
+        kept.append((total, after))
+        if len(kept) >= _MOST_UNCOUNTED:
+            self.count()
+
+    def count(self) -> None:
+        """Put the steps that are not counted yet into the window, together: a few small kernels, not ten a step."""
+        for optimizer, kept in self._uncounted.items():
+            total = torch.stack([before for before, _ in kept])
+            finite = torch.isfinite(total)
+            clipped = torch.zeros_like(finite)
+            if self._measure_after:
+                clipped = torch.stack([after for _, after in kept if after is not None]) < total * (1 - 1e-6)
+            elif self._clip_value is not None:
+                clipped = total > self._clip_value
+            steps = torch.stack([torch.ones_like(finite), clipped & finite, ~finite]).sum(1).to(total.dtype)
+            self._window = steps if self._window is None else self._window + steps
+            if self._listener is not None:
+                self._listener.hear_count(optimizer, steps)
+        self._uncounted = {}
+
+    def _after_clipping(self) -> Tensor | None:
+        """Return the norm after clipping of the last step, or None if nothing clips."""
+        total, after = self._last
+        if after is not None or self._clip_value is None:
+            return after
+        return total * torch.clamp(self._clip_value / (total + 1e-6), max=1.0)  # as clip_grad_norm_ does it
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        after = self._after_clipping()
+        if after is not None:
+            self._values["grad/clipped_norm"] = after
+        self.count()
         assert self._window is not None
         steps, clipped, nonfinite = self._window.unbind()
         self._nonfinite = nonfinite if self._nonfinite is None else self._nonfinite + nonfinite

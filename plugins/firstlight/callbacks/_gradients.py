@@ -16,13 +16,16 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def gradients(optimizer: Optimizer) -> tuple[list[nn.Parameter], list[Tensor]]:
-    owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return owners, [_dense(parameter.grad) for parameter in owners]
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    # The norm of a sparse gradient is that of its values once duplicates are summed.
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
+    owners: list[nn.Parameter] = []
+    grads: list[Tensor] = []
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            gradient = parameter.grad  # once: each look at it makes an object
+            if gradient is not None:
+                owners.append(parameter)
+                # The norm of a sparse gradient is that of its values once duplicates are summed.
+                grads.append(gradient.coalesce().values() if gradient.is_sparse else gradient)
+    return owners, grads
 
 
 def local(grads: Iterable[Tensor]) -> list[Tensor]:

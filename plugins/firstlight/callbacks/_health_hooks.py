@@ -117,7 +117,7 @@ class HealthHooks:
             loss = loss * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
         stepped = self._record.batch(loss)
         if (stepped and trainer._logger_connector.should_update_logs) or self._record.unread >= MOST_UNREAD:
-            self._record.read()
+            self._read(self._record)
         self._now("data")
 
     @_quietly
@@ -156,6 +156,11 @@ class HealthHooks:
         if self._record is not None:
             self._record.values(values)
 
+    def _read(self, record: HealthRecord) -> None:
+        if self._monitor is not None:
+            self._monitor.count()
+        record.read()
+
     def _now(self, doing: str) -> None:
         if self._record is not None:
             self._clock.now(doing)
@@ -164,7 +169,7 @@ class HealthHooks:
         if self._record is None:
             return
         self._now("other")
-        self._record.read()
+        self._read(self._record)
         report = self._report(trainer, pl_module, ended)
         self._stand_aside()
         if not trainer.is_global_zero:

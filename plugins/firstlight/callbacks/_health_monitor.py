@@ -23,6 +23,7 @@ from firstlight.preflight import ActivationWatch, PreflightReport, first_nonfini
 
 _REPORT_EVERY = 50  # steps: losses wait on the device until then
 _ASK_EVERY = 200  # steps between two looks at all checks
+_SAMPLE_EVERY = 10  # steps, at least
 _FIRST = (0, 10)  # steps that are sampled whatever it costs: most faults show here
 
 
@@ -65,10 +66,12 @@ class HealthMonitor(Callback):
 
     def _forget(self) -> None:
         self._readings = Readings()
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor | float] = []
+        self._loss: float | None = None  # of this batch, if its reading waits for nothing
         self._findings: dict[str, Finding] = {}
         self._own_seconds = self._last_cost = 0.0
-        self._began = time.perf_counter()
+        self._began = self._forward_began = time.perf_counter()
+        self._forward = math.inf  # seconds that a step takes to its loss when nobody listens, of the last one before
         self._watch: ActivationWatch | None = None
         self._before: dict[str, Tensor] = {}
         self._sample: dict[str, Any] = {}
@@ -103,18 +106,18 @@ class HealthMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch = batch
-        if self._layers and self._is_due():
-            start = time.perf_counter()
-            self._sample = {"seconds": 0.0}
-            self._watch = ActivationWatch(pl_module)
-            self._watch.begin()
-            self._spend(start)
-
-    def _is_due(self) -> bool:
-        if self._batches in _FIRST:
-            return True
-        elapsed = time.perf_counter() - self._began
-        return self._own_seconds + self._last_cost <= self.budget * elapsed
+        turn = self._batches % _SAMPLE_EVERY
+        if turn == 0 and self._layers:
+            now = time.perf_counter()
+            affordable = self._own_seconds + self._last_cost <= self.budget * (now - self._began)
+            if affordable or self._batches in _FIRST:
+                self._sample = {"seconds": 0.0}
+                self._watch = ActivationWatch(pl_module)
+                self._watch.begin()
+                self._spend(now)
+                self._forward_began = time.perf_counter()
+        elif turn == _SAMPLE_EVERY - 1:
+            self._forward_began = time.perf_counter()
 
     def _spend(self, start: float) -> None:
         spent = time.perf_counter() - start
@@ -125,13 +128,18 @@ class HealthMonitor(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         start = time.perf_counter()
         if self._watch is not None:
+            listened = start - self._forward_began
             self._sample["activations"] = self._watch.end()
             self._watch = None
-        # On a CPU nothing waits, and before the step the weights are still those that made this loss.
-        ask = self._on_cpu and self._readings.nonfinite_step is None
-        if ask and not math.isfinite(loss.detach().float().numpy()):
-            self._readings.nonfinite_step = self._readings.steps + len(self._losses)
-            self._readings.nonfinite_where = first_nonfinite(pl_module, self._batch, trainer)
+            start -= max(0.0, listened - self._forward)  # to listen takes time, too
+        elif self._batches % _SAMPLE_EVERY == _SAMPLE_EVERY - 1:
+            self._forward = start - self._forward_began
+        if self._on_cpu:
+            # Nothing waits for it, and before the step the weights are still those that made this loss.
+            self._loss = _read_now(loss)
+            if not math.isfinite(self._loss) and self._readings.nonfinite_step is None:
+                self._readings.nonfinite_step = self._readings.steps + len(self._losses)
+                self._readings.nonfinite_where = first_nonfinite(pl_module, self._batch, trainer)
         self._spend(start)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -155,9 +163,14 @@ class HealthMonitor(Callback):
     ) -> None:
         start = time.perf_counter()
         self._batches += 1
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor) and loss.numel() == 1:
-            self._losses.append(loss.detach().clone())
+        if self._loss is not None and not self._several:
+            self._losses.append(self._loss)
+        else:
+            loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            if isinstance(loss, Tensor) and loss.numel() == 1:
+                # a copy: the memory of a compiled graph's output is used again
+                self._losses.append(_read_now(loss) if self._on_cpu else loss.detach().clone())
+        self._loss = None
         if self._sample:
             self._take_sample(pl_module)
         if len(self._losses) >= _REPORT_EVERY or self._batches <= 2:
@@ -230,7 +243,11 @@ class HealthMonitor(Callback):
         """Read the losses that wait on the device, together; return whether all of them are finite."""
         if not self._losses:
             return True
-        values = torch.stack([loss.reshape(()).float() for loss in self._losses]).tolist()
+        waiting = [loss for loss in self._losses if isinstance(loss, Tensor)]
+        if waiting:
+            values = torch.stack([loss.reshape(()).float() for loss in waiting]).tolist()
+        else:
+            values = [loss for loss in self._losses if isinstance(loss, float)]
         first, self._losses = self._readings.steps, []
         self._readings.see_losses(values)
         bad = next((index for index, value in enumerate(values) if not math.isfinite(value)), None)
@@ -292,6 +309,12 @@ class HealthMonitor(Callback):
         )
         self._batch = None
         write_report(trainer, self.report, "health")
+
+
+def _read_now(loss: Tensor) -> float:
+    """Return a value that lies in the host's memory; this is no read from a device, and not counted as one."""
+    loss = loss.detach()
+    return float((loss.float() if loss.dtype is torch.bfloat16 else loss).numpy())
 
 
 def _planned(trainer: Trainer) -> float:
