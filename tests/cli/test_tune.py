@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -187,7 +190,7 @@ def test_more_trials_later(tmp_path):
 
 
 def setup_for(tmp_path: Path, *options: object) -> tuple[Store, Setup]:
-    """A search whose trials are light processes, over what they do; all of it is drawn in order by 12 trials or so."""
+    """A search whose trials are light processes, over what they do; six trials draw five of them."""
     setup = Setup(
         study="light",
         folder=tmp_path / "light",
@@ -204,7 +207,7 @@ def setup_for(tmp_path: Path, *options: object) -> tuple[Store, Setup]:
 
 def test_trials_that_fail_are_recorded_and_the_search_goes_on(tmp_path, capsys):
     store, setup = setup_for(tmp_path, 0.5, "crash", "killed", "refused", "nan")
-    search(store, setup, LIGHT, num_trials=12, prune=True)
+    search(store, setup, LIGHT, num_trials=6, prune=True)
     found = {t.params["do"]: t for t in store.trials.values()}
     assert set(found) == {"0.5", "crash", "killed", "refused", "nan"}, "the draw has them all"
     assert found["0.5"].state == TrialState.COMPLETE
@@ -214,7 +217,7 @@ def test_trials_that_fail_are_recorded_and_the_search_goes_on(tmp_path, capsys):
     assert reasons["killed"] == "killed by signal 9"
     assert reasons["refused"] == "model.width: must be a multiple of heads"
     assert found["nan"].value == 1.0, "it was finite once"
-    assert len(store.trials) == 12
+    assert len(store.trials) == 6
     said = capsys.readouterr().out
     assert "trial 0 (as it was): val/loss 0.5; do 0.5" in said
     assert "failed, killed by signal 9; do killed" in said
@@ -229,6 +232,22 @@ def test_a_configuration_that_does_not_start_stops_the_search(tmp_path):
     for _ in range(2):  # nothing is left behind: the next start says it again
         with pytest.raises(UsageError, match="must be a multiple of heads"):
             search(store, setup, LIGHT, num_trials=3, prune=True)
+
+
+def test_an_interrupt_ends_the_trial_and_leaves_it_to_be_begun_again(tmp_path):
+    store, setup = setup_for(tmp_path, 0.5, 0.3)
+    began = time.monotonic()
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        search(store, replace(setup, words=("fit", "--do=wait")), LIGHT, num_trials=1, prune=True)
+    timer.join()
+    assert time.monotonic() - began < 60
+    (trial,) = store.trials.values()
+    assert trial.state == TrialState.WAITING
+    search(store, setup, LIGHT, num_trials=1, prune=True)
+    (trial,) = store.trials.values()
+    assert trial.value == 0.5
 
 
 def test_the_same_seed_draws_the_same_whoever_draws(tmp_path):

@@ -41,7 +41,7 @@ def start(project) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def said(process: subprocess.Popen[str]) -> str:
-    text = process.communicate(timeout=240)[0]
+    text = process.communicate(timeout=600)[0]
     assert process.returncode == 0, text
     return text
 
@@ -57,7 +57,7 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def eventually(what, seconds: float = 120.0):
+def eventually(what, seconds: float = 300.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = what()
@@ -77,7 +77,7 @@ def test_killed_in_the_middle_gone_on_with_by_two_and_used(project, start):
         trainer.max_epochs: {int: [2, 6, 2]}
         """,
     )
-    words = ("tune", "--priority", "1", "--num_trials", "4")
+    words = ("tune", "--priority", "1", "--num_trials", "3")
     folder = project.root / "runs" / "tiny-tune-1"
     first = start(*words)
 
@@ -94,14 +94,14 @@ def test_killed_in_the_middle_gone_on_with_by_two_and_used(project, start):
         outputs = [said(worker) for worker in workers]
         trials = store.trials
 
-    assert list(trials) == [0, 1, 2, 3]
+    assert list(trials) == [0, 1, 2]
     assert {t.state for t in trials.values()} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert trials[0].number == 0, "what had ended before the kill was not run again"
     assert trials[1].params == running.params, "what was lost was run again, with its values"
     told = Counter(line.split(":")[0] for text in outputs for line in text.splitlines() if line.startswith("trial "))
-    assert told == {"trial 1": 1, "trial 2": 1, "trial 3": 1}
+    assert told == {"trial 1": 1, "trial 2": 1}
     whole = [path.parent for path in folder.glob("*/trial.json")]
-    assert sorted(json.loads((run / "trial.json").read_text())["trial"] for run in whole) == [0, 1, 2, 3]
+    assert sorted(json.loads((run / "trial.json").read_text())["trial"] for run in whole) == [0, 1, 2]
     assert all(
         (run / name).exists() for run in whole for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt")
     )
@@ -162,7 +162,7 @@ def test_a_sweep_of_the_same_space_trains_as_an_agent_would_start_it(project, st
     position = command.index("${args}")
     command = ["/usr/bin/env" if word == "${env}" else word for word in [*command[:position], *flags]]
     command[command.index("python")] = sys.executable
-    subprocess.run(command, cwd=project.root, env=ENVIRONMENT, check=True, timeout=240, capture_output=True)
+    subprocess.run(command, cwd=project.root, env=ENVIRONMENT, check=True, timeout=600, capture_output=True)
     (run,) = (project.root / "runs" / "tiny-tune-2").glob("2*")
     saved = project.saved(run)
     assert saved["model"]["optimizer"]["class_path"].endswith("AdamW")

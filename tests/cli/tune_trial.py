@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from firstlight.cli._tune_store import running_trial
@@ -20,6 +21,8 @@ def main() -> None:
     what = words.get("do", "0.5")
     if what == "crash":
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    if what == "wait":
+        time.sleep(300)
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "refused":

@@ -129,9 +129,10 @@ def finish(store: Store, trial: Trial, setup: Setup, ended: Ended) -> bool:
         trial.set_user_attr("seconds", round(ended.seconds, 1))
         if reason:
             trial.set_user_attr("reason", reason.splitlines()[0])
-        if "run" in seen.user_attrs:
-            _describe(Path(seen.user_attrs["run"]), store, trial, seen, setup, state, value)
-            _log_of(store, trial, setup).replace(Path(seen.user_attrs["run"]) / "output.log")
+        run = Path(seen.user_attrs["run"]) if "run" in seen.user_attrs else None
+        if run is not None and run.is_dir():  # a dry run has taken it away again
+            _describe(run, store, trial, seen, setup, state, value)
+            _log_of(store, trial, setup).replace(run / "output.log")
         store.study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
     except (ValueError, UpdateFinishedTrialError):
         say("a result came too late: another worker has begun this trial again")
