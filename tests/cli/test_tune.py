@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,8 +152,18 @@ def _dead_pid() -> int:
     return gone.pid
 
 
-def test_what_a_worker_had_in_hand_is_begun_again_with_its_values(tmp_path):
-    store = Store.opened("study", str(tmp_path / "study.log"), "min")
+@pytest.fixture(params=["{}/study.log", "sqlite:///{}/study.db"], ids=["file", "database"])
+def store(request, tmp_path) -> Iterator[Store]:
+    """A study in a file, and in a database, which has one worker here and may be SQLite."""
+    opened = Store.opened("study", request.param.format(tmp_path), "min")
+    yield opened
+    storage = opened.study._storage
+    if hasattr(storage, "_backend") and hasattr(storage._backend, "engine"):
+        storage.remove_session()
+        storage._backend.engine.dispose()
+
+
+def test_what_a_worker_had_in_hand_is_begun_again_with_its_values(store):
     first, index = store.claim(2)
     value = first.suggest_float("x", 0.0, 1.0)
     assert index == 0
@@ -167,8 +178,7 @@ def test_what_a_worker_had_in_hand_is_begun_again_with_its_values(tmp_path):
     assert store.claim(2) is None
 
 
-def test_a_worker_elsewhere_is_gone_when_it_has_been_silent(tmp_path):
-    store = Store.opened("study", str(tmp_path / "study.log"), "min")
+def test_a_worker_elsewhere_is_gone_when_it_has_been_silent(store):
     trial, _ = store.claim(1)
     trial.set_user_attr("owner", {**_me(), "host": "another"})
     assert store.claim(1) is None
@@ -176,8 +186,7 @@ def test_a_worker_elsewhere_is_gone_when_it_has_been_silent(tmp_path):
     assert store.claim(1) is not None
 
 
-def test_more_trials_later(tmp_path):
-    store = Store.opened("study", str(tmp_path / "study.log"), "min")
+def test_more_trials_later(store):
     indices = []
     for wanted in (2, 5):
         while claimed := store.claim(wanted):
