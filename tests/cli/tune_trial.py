@@ -21,7 +21,8 @@ def main() -> None:
     what = words.get("do", "0.5")
     if what == "crash":
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    if what == "wait":
+    if what == "interrupt":
+        os.kill(os.getppid(), signal.SIGINT)
         time.sleep(300)
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)

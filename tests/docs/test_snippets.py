@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from firstlight._autoload import KNOWN
 from firstlight.cli._main import _parser
+from firstlight.cli._tune_options import add_options as add_tune_options
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template"
@@ -100,7 +102,11 @@ def _check_project_command(module: str, arguments: list[str]) -> None:
     package = PROJECT / "src" / "{{cookiecutter.package_name}}"
     _, _, part = module.partition(".")
     assert any((package / f"{part or '__main__'}{tag}.py").is_file() for tag in ("", ".vision"))
-    if not part:
+    if not part and arguments[0] == "tune":
+        parser = ArgumentParser(exit_on_error=False)
+        add_tune_options(parser)
+        assert (PROJECT / "tune" / f"priority_{parser.parse_args(arguments[1:]).priority}.yaml").is_file()
+    elif not part:
         assert arguments[0] in ("fit", "validate", "test", "predict", "check")
         assert [word for word in arguments[1::2] if word != "--config"] == []
         for path in arguments[2::2]:
@@ -127,7 +133,9 @@ def test_yaml_blocks_use_keys_and_classes_that_exist(page: Path) -> None:
 
     for block in blocks(page, "yaml"):
         config = yaml.safe_load(block.text)
-        assert set(config) <= {*SLOTS, "trainer", "model", "data", "seed_everything", "run_name", "runs_dir"}
+        # Search spaces have dotted keys.
+        keys = {key.partition(".")[0] for key in config}
+        assert keys <= {*SLOTS, "trainer", "model", "data", "seed_everything", "run_name", "runs_dir"}
         for path in re.findall(r"class_path: (\S+)", block.text):
             module, _, cls = path.rpartition(".")
             assert hasattr(import_module(module), cls)
