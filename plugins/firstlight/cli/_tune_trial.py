@@ -71,6 +71,7 @@ def run_trial(
                     meanwhile()
         except BaseException:
             process.kill()
+            process.wait()  # at an interrupt Popen itself waits for a quarter of a second only
             raise
     return Ended(process.returncode, time.monotonic() - began, _last_words(log))
 
