@@ -10,8 +10,9 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constrain
 demo: .venv/installed  ## generate a project, check it, train it, test it
 	$(PY) scripts/demo.py
 
-test: .venv/installed  ## run every test
-	$(PY) -m pytest
+# A file's tests stay together: they share what is slow to make, such as a generated project.
+test: .venv/installed  ## run every test, two files at a time
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed  ## style and types
 	$(PY) -m ruff check .

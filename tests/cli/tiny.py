@@ -90,6 +90,7 @@ class Project:
 
     def run(self, *words: str, args: Any = None, **kwargs: Any) -> FirstlightCLI:
         args = list(words) if args is None else args
+        kwargs.setdefault("allowed_packages", ["modules"])  # of the tests
         return FirstlightCLI(self.module, TinyData, project_root=self.root, args=args, **kwargs)
 
     @property

@@ -107,7 +107,7 @@ def _check_project_command(module: str, arguments: list[str]) -> None:
         add_tune_options(parser)
         assert (PROJECT / "tune" / f"priority_{parser.parse_args(arguments[1:]).priority}.yaml").is_file()
     elif not part:
-        assert arguments[0] in ("fit", "validate", "test", "predict", "check")
+        assert arguments[0] in ("fit", "validate", "test", "predict", "export", "check")
         assert [word for word in arguments[1::2] if word != "--config"] == []
         for path in arguments[2::2]:
             assert (PROJECT / path).is_file()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import csv
+import json
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,9 +55,14 @@ def run(tmp_path):
 
     def run(module, data, text, *words):
         (tmp_path / "configs" / "default.yaml").write_text(textwrap.dedent(COMMON) + textwrap.dedent(text))
-        return FirstlightCLI(module, data, project_root=tmp_path, args=list(words))
+        return FirstlightCLI(module, data, project_root=tmp_path, args=list(words), allowed_packages=["modules"])
 
     return run
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
@@ -77,8 +84,16 @@ def test_a_language_model(run):
         assert torch.equal(tested.model.state_dict()[name], value), name
     assert read_metrics(tested.run_folder)["test/perplexity"][1][0] > 1
     predicted = run(LanguageModule, TopicsData, text, "predict")
-    batches = torch.load(predicted.run_folder / "predictions.pt", weights_only=True)
-    assert [tuple(batch["nll"].shape) for batch in batches] == [(16, 32), (16, 32)]
+    table = rows(predicted.run_folder / "predictions.csv")
+    assert len(table) == 32
+    assert [name for name in table[0] if name.startswith("nll")] == [f"nll_{position}" for position in range(32)]
+    exported = run(LanguageModule, TopicsData, text, "export")
+    tokens = torch.arange(3 * 20).reshape(3, 20) % 50  # other sizes than those of the data
+    with torch.no_grad():
+        logits = torch.export.load(exported.run_folder / "model.pt2").module()(tokens)
+        assert torch.allclose(logits, exported.model.eval()(tokens), atol=1e-5)
+    session = pytest.importorskip("onnxruntime").InferenceSession(exported.run_folder / "model.onnx")
+    assert torch.allclose(torch.as_tensor(session.run(None, {"input": tokens.numpy()})[0]), logits, atol=1e-5)
     alone = LanguageModule.load_from_checkpoint(cli.run_folder / "checkpoints" / "last.ckpt")
     assert torch.equal(alone.generate(torch.tensor([1]), 5, top_k=1), cli.model.generate(torch.tensor([1]), 5, top_k=1))
 
@@ -97,6 +112,12 @@ def test_a_reader(run):
     assert tested.model.beam_width is None
     assert read_metrics(tested.run_folder)["test/char_error_rate"][1][0] > 0
     predicted = run(TranscriptionModule, DigitStrings, TRANSCRIPTION, "predict")
-    (batch,) = torch.load(predicted.run_folder / "predictions.pt", weights_only=True)
-    assert len(batch["labels"]) == 24
-    assert all(re.fullmatch(r"\d*", text) for text in batch["text"])
+    table = rows(predicted.run_folder / "predictions.csv")
+    assert len(table) == 24
+    exported = run(TranscriptionModule, DigitStrings, TRANSCRIPTION, "export", "--format=pt2")
+    (given,) = json.loads((exported.run_folder / "export.json").read_text())["inputs"]
+    images = torch.rand(3, *given["shape"][1:])
+    with torch.no_grad():
+        logits = torch.export.load(exported.run_folder / "model.pt2").module()(images)
+        assert torch.allclose(logits, exported.model.eval()(images), atol=1e-5)
+    assert all(row["text"] == "".join(str(label - 1) for label in json.loads(row["labels"])) for row in table)

@@ -80,10 +80,12 @@ def test_types(installed: Installed) -> None:
 
 def test_every_command_from_another_folder(installed: Installed) -> None:
     installed.command("fit")
-    for name in ("validate", "test", "predict"):
+    for name in ("validate", "test", "predict", "export"):
         installed.command(name)
     run = installed.runs("first-light")[-1]
     assert (run / "predict" / "predictions.csv").is_file()
+    assert {"model.pt2", "export.json"} <= {path.name for path in (run / "export").iterdir()}
+    assert (run / "model_card.md").is_file()
     if (installed.project / "src" / "first_light" / "baseline.py").is_file():
         baseline = float(installed.run("-m", "first_light.baseline").split()[-1])
         accuracy = last_value(run / "test" / "metrics.csv", "test/accuracy")

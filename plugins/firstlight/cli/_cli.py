@@ -7,14 +7,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -26,11 +26,16 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from firstlight.cli._blame import blame, passed_through, raised_in
 from firstlight.cli._check_options import Checking, add_options
 from firstlight.cli._checking import check
-from firstlight.cli._checkpoints import Checkpoint, load_weights
+from firstlight.cli._checkpoints import Checkpoint, best_in, load_weights
 from firstlight.cli._config_files import ConfigFiles, words
 from firstlight.cli._csv_logger import RunCSVLogger
 from firstlight.cli._errors import UsageError
 from firstlight.cli._explain import Explainer
+from firstlight.cli._export_formats import ExportFormat
+from firstlight.cli._exporting import EXPORT_TRAINER, FirstBatch, export
+from firstlight.cli._imports import only_from
+from firstlight.cli._model_card import write_model_card
+from firstlight.cli._numbers import refuse_senseless_numbers
 from firstlight.cli._parser import FirstlightParser, ParseError
 from firstlight.cli._plain_values import plain_values
 from firstlight.cli._predictions import PredictionWriter
@@ -39,6 +44,7 @@ from firstlight.cli._record import RunRecord
 from firstlight.cli._run_folder import new_run_folder, run_folder_of, shared_with_children
 from firstlight.cli._say import say, short
 from firstlight.cli._slots import SLOTS
+from firstlight.cli._table_files import TableFormat, check_format
 from firstlight.cli._trained_with import trained_with
 from firstlight.cli._tune import tune
 from firstlight.cli._tune_options import Tuning
@@ -48,14 +54,16 @@ from firstlight.cli._which_checkpoint import WhichCheckpoint, tell_resume
 from firstlight.tracking import SafeWandbLogger, plot_run, redact
 
 # How this command goes, not what the run is: left out of config.yaml, so that every subcommand can read it.
-_COMMAND_KEYS = ("config", "resume", "init_from", "ckpt_path", "verbose")
+_COMMAND_KEYS = ("config", "resume", "init_from", "ckpt_path", "verbose", "format", "tolerance")
+_EVALUATIONS = ("validate", "test", "predict", "export")  # each of a checkpoint, into a folder of its run
+_EXPORT = "Write the model of a checkpoint as files that need no code of the project, and compare them with it."
 _CHECK = "Ask of copies whether this set-up can learn, and say why not."
 _TUNE = "Search for better values in the order of the tuning priorities."
 _DESCRIPTION = "Train a model, and see what it is worth. Each command has its own --help."
 
 
 class FirstlightCLI(LightningCLI):
-    """The command line of a project: ``fit``, ``validate``, ``test``, ``predict``, ``check`` and ``tune``.
+    """The command line of a project: ``fit validate test predict export check tune``.
 
     A thin LightningCLI: the project's ``configs/default.yaml`` lies under every ``--config``; callbacks and
     loggers have named places that take plain keys or null; a run has one folder, ``<runs_dir>/<run_name>/<id>``;
@@ -67,6 +75,8 @@ class FirstlightCLI(LightningCLI):
         datamodule_class: The LightningDataModule, or a callable that returns one.
         project_root: The folder that holds ``configs`` and ``runs``; the working directory when left out.
         args: Arguments to read in place of the command line.
+        allowed_packages: Packages that a configuration may name classes of, beside the project's own, ``firstlight``,
+            ``lightning``, ``torch`` and ``torchmetrics``. Any other name is refused before it is imported.
         **kwargs: LightningCLI's own arguments.
 
     Raises:
@@ -81,6 +91,7 @@ class FirstlightCLI(LightningCLI):
         *,
         project_root: str | os.PathLike[str] | None = None,
         args: ArgsType = None,
+        allowed_packages: Iterable[str] = (),
         **kwargs: Any,
     ) -> None:
         self.project_root = Path(project_root or Path.cwd()).resolve()
@@ -98,7 +109,7 @@ class FirstlightCLI(LightningCLI):
             **(kwargs.get("parser_kwargs") or {}),
         }
         try:
-            with quiet():
+            with quiet(), only_from([*_packages_of(model_class, datamodule_class), *allowed_packages]):
                 super().__init__(
                     model_class,
                     datamodule_class,
@@ -135,8 +146,12 @@ class FirstlightCLI(LightningCLI):
             parser.add_argument(f"--{name}", type=kind, default={} if slot.on else None, help=slot.help)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Add ``check`` and ``tune``, which are no methods of the Trainer."""
+        """Add ``check``, ``export`` and ``tune``, which are no methods of the Trainer."""
         super()._add_subcommands(parser, **kwargs)
+        export = self._added(parser, "export", _EXPORT)
+        export.add_argument("--ckpt_path", type=str | None, help="best, last, or a checkpoint (default: best)")
+        export.add_argument("--format", type=ExportFormat | None, help="pt2 or onnx (default: all that are installed)")
+        export.add_argument("--tolerance", type=PositiveFloat, default=1e-4, help="Largest difference from the model")
         add_options(self._added(parser, "check", _CHECK), underscores=True)
         add_tune_options(self._added(parser, "tune", _TUNE))
 
@@ -155,6 +170,8 @@ class FirstlightCLI(LightningCLI):
             parser.add_argument("--init_from", type=str | None, help="Start a new run with a checkpoint's weights")
         else:
             parser.add_argument("--ckpt_path", type=str | None, help="best, last, or a checkpoint (default: best)")
+        if subcommand == "predict":
+            parser.add_argument("--format", type=TableFormat, default="csv", help="Of the table: csv or parquet")
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -162,11 +179,11 @@ class FirstlightCLI(LightningCLI):
         argv = words(args)
         for name, subparser in getattr(self, "_subcommand_parsers", {}).items():
             subparser.short_help_of = name if "--help_all" not in argv else None
-        argv = self._argv = ["--help" if word == "--help_all" else word for word in argv]
+        self._argv = argv = ["--help" if word == "--help_all" else word for word in argv]
         names = list(getattr(self, "_subcommand_parsers", {}))
         self.config = self._parsed(parser, self.config_files.prepare(argv, names))
         self.subcommand = self.config.get("subcommand")
-        if self.subcommand in ("validate", "test", "predict"):
+        if self.subcommand in _EVALUATIONS:
             self._evaluates = self._which.to_evaluate(self._get_plain("ckpt_path") or "best", self.subcommand)
             under = json.dumps(trained_with(self._evaluates.path))
             self.config = self._parsed(parser, self.config_files.prepare(argv, names, under))
@@ -211,13 +228,20 @@ class FirstlightCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, and fit the configuration to what this subcommand does."""
+        plain = self._plain_config()
+        refuse_senseless_numbers(plain, lambda key: self.config_files.locate(key, self.subcommand, self._argv))
         if self.subcommand == "tune":
-            return  # its trials do all this
-        self.run_config = redact(self._plain_config())
+            return  # its trials do the rest
+        self.run_config = redact(plain)
         if self._get_plain("cpu_threads"):
             torch.set_num_threads(self._get_plain("cpu_threads"))
         stage = self.subcommand or "fit"
+        if stage == "predict":
+            check_format(self._get_plain("format"))
         config = self.config[self.subcommand] if self.subcommand else self.config
+        if stage == "export":
+            for key, value in EXPORT_TRAINER.items():
+                config["trainer"][key] = value
         self._choose_run_folder(stage)
         for name, slot in SLOTS.items():
             if stage not in slot.stages:
@@ -254,7 +278,7 @@ class FirstlightCLI(LightningCLI):
             raise UsageError(str(error)) from None
         if resume:
             tell_resume(self._resumes, folder, self._runs, self.run_config)
-        if stage in ("validate", "test", "predict"):
+        if stage in _EVALUATIONS:
             self.run_folder /= stage
 
     def _place_wandb(self, wandb: Any, stage: str) -> None:
@@ -325,10 +349,14 @@ class FirstlightCLI(LightningCLI):
         callbacks: list[Callback] = [self._record]
         callbacks += reporters(lambda: self.run_folder) if self.subcommand == "fit" else []
         callbacks += [value for value in slots.values() if isinstance(value, Callback)]
+        if self.subcommand == "export":
+            callbacks = [FirstBatch()]
         if self.subcommand == "predict":
-            callbacks.append(PredictionWriter(self.run_folder))
+            callbacks.append(PredictionWriter(self.run_folder, self._get_plain("format")))
         config["default_root_dir"] = str(self.run_folder)
-        config["logger"] = False if self.subcommand == "check" else self._loggers(config.get("logger"), slots["wandb"])
+        config["logger"] = (
+            False if self.subcommand in ("check", "export") else self._loggers(config.get("logger"), slots["wandb"])
+        )
         return self._instantiate_trainer(config, callbacks)
 
     def _loggers(self, given: Any, wandb: Logger | None) -> list[Logger]:
@@ -358,8 +386,9 @@ class FirstlightCLI(LightningCLI):
         return kwargs
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if subcommand in ("check", "tune"):
-            {"check": self._check, "tune": self._tune}[subcommand]()
+        own = {"check": self._check, "export": self._export, "tune": self._tune}
+        if subcommand in own:
+            own[subcommand]()
             return
         # Loggers get the whole configuration from RunRecord, under names that cannot collide.
         for part in (self.model, self.datamodule):
@@ -386,6 +415,11 @@ class FirstlightCLI(LightningCLI):
         self.report, code = check(self.model, self.datamodule, trainer=self.trainer, asked=asked, configs=files)
         if code:
             raise SystemExit(code)
+
+    def _export(self) -> None:
+        assert self._evaluates is not None
+        asked = {"form": self._get_plain("format"), "tolerance": self._get_plain("tolerance")}
+        export(self.trainer, self.model, self.datamodule, self._evaluates, self.run_folder, **asked)
 
     def _tune(self) -> None:
         code = tune(Tuning.of(self.config["tune"]), self._argv, self._read, self.project_root)
@@ -422,10 +456,19 @@ class FirstlightCLI(LightningCLI):
         self._tell_values()
 
     def after_test(self) -> None:
-        """Say where the values are."""
+        """Say where the values are; of a run's best checkpoint, write the model card."""
         self._tell_values()
+        tested = self._evaluates
+        run = run_folder_of(tested.path) if tested else None
+        if tested and run and self.trainer.is_global_zero and not self._is_dry and best_in(run) == tested:
+            write_model_card(run, self.model, tested, self.trainer.callback_metrics)
 
     def _tell_values(self) -> None:
         path = self.run_folder / "metrics.csv"
         if self.trainer.is_global_zero and path.is_file():
             say(f"values: {short(path)}")
+
+
+def _packages_of(*classes: Any) -> set[str]:
+    """Return the packages that the project's own code is in."""
+    return {"__main__", *(cls.__module__.partition(".")[0] for cls in classes if cls is not None)}

@@ -17,6 +17,7 @@ from firstlight.cli._errors import UsageError, nearest
 from firstlight.cli._say import short
 
 _FLAGS = ("-c", "--config")
+_MOST_VALUES = 100_000
 
 
 class ConfigFiles:
@@ -102,6 +103,7 @@ class ConfigFiles:
         if node is not None and not isinstance(node, yaml.MappingNode):
             raise UsageError(f"{short(file)} must hold keys and values; it holds {node.value!r:.40}")
         if node is not None:
+            _refuse_size(node, file)
             _refuse_twice(node, file, set())
         self.files.append(file)
         return os.fspath(file) if node is not None else ""
@@ -129,19 +131,51 @@ def _compose(file: Path) -> Any:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise UsageError(f"{short(file)}:{line} is not valid YAML: {error.problem or error.context}") from None
+    except RecursionError:
+        raise UsageError(f"{short(file)} is nested too deeply") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{short(file)} is not valid YAML: {str(error).splitlines()[0]}") from None
 
 
-def _refuse_twice(node: yaml.MappingNode, file: Path, visited: set[int]) -> None:
+def _inner(node: yaml.Node) -> list[yaml.Node]:
+    """Return what a node holds: keys and values, or items."""
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _refuse_size(root: yaml.Node, file: Path) -> None:
+    """A few lines of aliases of aliases can stand for billions of values, or for themselves."""
+    sizes: dict[int, int | None] = {}  # None: its own parts are being counted
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = None
+            sizes[id(node)] = 1 + sum(map(size, _inner(node)))
+        found = sizes[id(node)]
+        line = node.start_mark.line + 1
+        if found is None:
+            raise UsageError(f"{short(file)}:{line} is an alias of what it stands in")
+        if found > _MOST_VALUES:
+            raise UsageError(f"{short(file)}:{line} stands for {found} values by its aliases; at most {_MOST_VALUES}")
+        return found
+
+    try:
+        size(root)
+    except RecursionError:
+        raise UsageError(f"{short(file)} is nested too deeply") from None
+
+
+def _refuse_twice(node: yaml.Node, file: Path, visited: set[int]) -> None:
     """YAML would keep the last of two equal keys without a word."""
     visited.add(id(node))  # aliases make one node appear many times
     seen: set[str] = set()
-    for key, value in node.value:
+    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
         if key.value in seen and key.value != "<<":
             raise UsageError(f"{short(file)}:{key.start_mark.line + 1} gives the key {key.value!r} a second time")
-        seen.add(key.value)
-        if isinstance(value, yaml.MappingNode) and id(value) not in visited:
+        seen.add(str(key.value))
+    for value in _inner(node):
+        if id(value) not in visited:
             _refuse_twice(value, file, visited)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from firstlight.cli._errors import UsageError, nearest
+from firstlight.cli._imports import PACKAGES, may_import
 from firstlight.cli._slots import SLOTS
 
 _MANY = 12
@@ -54,8 +55,8 @@ class Explainer:
             error = self._understood(line, key, owner)
             if error:
                 return error
-        if "one of {fit,validate,test,predict,check}" in message:
-            return UsageError("a subcommand is missing: fit, validate, test, predict or check")
+        if 'expected "subcommand" to be one of' in message:  # of which jsonargparse names the first five
+            return UsageError("a subcommand is missing: fit, validate, test, predict, export or check")
         return self._wrong_type(message, ".".join(keys)) or UsageError(message)
 
     def _understood(self, line: str, key: str, owner: str) -> UsageError | None:
@@ -71,6 +72,13 @@ class Explainer:
             if not found[1].startswith("--"):
                 return UsageError(f"unexpected argument {found[1]!r}", "options are written --key=value")
             return self._unknown_path(found[1][2:].partition("=")[0])
+        if found := re.search(r"Importing '([^']+)' is not allowed", line):
+            return UsageError(
+                f"{_class_key(key) if key else 'the configuration'} names {found[1]!r}, which it may not import",
+                self._where(_class_key(key)),
+                f"allowed are this project, {', '.join(PACKAGES)}",
+                "another package: FirstlightCLI(..., allowed_packages=[...])",
+            )
         if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", line):
             return self._unknown_class(f"{found[1]}.{found[2]}", key)
         if found := re.search(r"No module named '([^']+)'", line):
@@ -149,6 +157,8 @@ def _class_in(line: str) -> str:
 def _parameters(address: str) -> list[str]:
     """The names that a class takes, also those that it hands on to its parents."""
     module, _, name = address.rpartition(".")
+    if not may_import(address):
+        return []
     try:
         target = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError):
@@ -160,6 +170,8 @@ def _parameters(address: str) -> list[str]:
 
 
 def _classes(room: str) -> list[str]:
+    if not may_import(room):
+        return []
     try:
         module = import_module(room)
     except (ImportError, ValueError):

@@ -33,8 +33,16 @@ _COLUMN = 36
 def help_page(subcommand: str, description: str, actions: Iterable[argparse.Action]) -> str:
     """Return the short page of a subcommand."""
     known = {action.dest: action for action in actions if action.option_strings}
-    command = [*("resume", "init_from", "ckpt_path"), "run_name", "runs_dir", "seed_everything", "cpu_threads"]
-    command += [option.name for option in fields(Checking)] if subcommand == "check" else []
+    command = [
+        *("resume", "init_from", "ckpt_path", "format", "tolerance"),
+        "run_name",
+        "runs_dir",
+        "seed_everything",
+        "cpu_threads",
+    ]
+    command += (
+        [option.name for option in fields(Checking) if option.name not in command] if subcommand == "check" else []
+    )
     command += names_of_tune() if subcommand == "tune" else []
     stage = "fit" if subcommand == "tune" else subcommand  # what its trials do
     places = [name for name, slot in SLOTS.items() if name in known and stage in slot.stages]

@@ -27,6 +27,8 @@ def quiet() -> Iterator[None]:
             )
             # Evaluation needs no early stopping, and the learning rate's state neither.
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
+            # The samples of a stream are counted instead.
+            warnings.filterwarnings("ignore", "Couldn't infer the batch indices fetched from your dataloader")
             yield
     finally:
         logger.removeFilter(_is_no_advertisement)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from firstlight._require import require
 from firstlight._rng import isolated_rng
 from firstlight.modules._batch import input_and_target
+from firstlight.modules._exportable import Exportable
 from firstlight.modules._linear_probe import LinearProbe, spread_batches
 from firstlight.modules._objective_module import ObjectiveModule
 from firstlight.modules._shared import Stage
@@ -113,6 +114,9 @@ class ContrastiveModule(ObjectiveModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         return self(self._sample_and_target(batch)[0])
+
+    def export_model(self, batch: Any) -> Exportable:
+        return Exportable(self.encoder, (self._sample_and_target(batch)[0],))
 
     def on_validation_epoch_start(self) -> None:
         self._probe = self._fit_probe() if self.probe_samples else None

@@ -17,6 +17,7 @@ from firstlight._evaluating import evaluating
 from firstlight._require import require
 from firstlight.losses import AdversarialLoss, gradient_penalty, r1_penalty
 from firstlight.modules._batch import input_and_target, size_of
+from firstlight.modules._exportable import Exportable
 from firstlight.modules._recorded import recorded
 from firstlight.modules._shared import Stage, check_optimizer, log_values, optimizer_of, seeded_normal
 
@@ -152,6 +153,10 @@ class GANModule(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self.forward(torch.randn(size_of(batch), self.latent_dim, device=self.device))
+
+    def export_model(self, batch: Any) -> Exportable:
+        """Return the generator, from ``z [N, latent_dim]`` to samples."""
+        return Exportable(self.generator, (torch.randn(size_of(batch), self.latent_dim, device=self.device),))
 
     def _train_discriminator(self, real: Tensor, *, lazy: bool) -> dict[str, Tensor]:
         _, optimizer = self._both_optimizers()

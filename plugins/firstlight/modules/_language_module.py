@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from firstlight._evaluating import evaluating
 from firstlight._require import require
 from firstlight.losses import LinearCrossEntropyLoss, linear_cross_entropy_loss
+from firstlight.modules._exportable import Exportable
 from firstlight.modules._generation import generate_tokens
 from firstlight.modules._objective_module import ObjectiveModule
 from firstlight.modules._shared import Stage
@@ -134,6 +135,10 @@ class LanguageModule(ObjectiveModule):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         inputs, target = token_batch(batch)
         return {"target": target, "nll": self._nll(self.model(inputs), target)}
+
+    def export_model(self, batch: Any) -> Exportable:
+        """Return tokens ``[N, T]`` to logits ``[N, T, V]``, for sequences of any length that ``model`` takes."""
+        return Exportable(nn.Sequential(self.model, self.head), (token_batch(batch)[0],), dynamic_dims=(0, 1))
 
     def on_validation_epoch_end(self) -> None:
         if not self.sample_prompts:

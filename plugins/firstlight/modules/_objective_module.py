@@ -17,7 +17,8 @@ from torch.optim import AdamW
 from torchmetrics import Metric, MetricCollection
 
 from firstlight._require import did_you_mean, require
-from firstlight.modules._batch import size_of
+from firstlight.modules._batch import input_and_target, size_of
+from firstlight.modules._exportable import Exportable
 from firstlight.modules._recorded import recorded
 from firstlight.modules._shared import Stage, check_optimizer, log_values, optimizer_of
 from firstlight.schedules import Schedule
@@ -94,6 +95,19 @@ class ObjectiveModule(LightningModule, ABC):
     def batch_size(self, batch: Any) -> int:
         """Return the number of samples in ``batch``: the length of the first tensor in it."""
         return size_of(batch)
+
+    def export_model(self, batch: Any) -> Exportable:
+        """Return what ``export`` writes of this module: here :meth:`forward`, on the input of ``batch``.
+
+        Override it where another part is of use alone, or takes other inputs.
+
+        Raises:
+            NotImplementedError: the module has no :meth:`forward`.
+        """
+        if type(self).forward is LightningModule.forward:
+            name = type(self).__qualname__
+            raise NotImplementedError(f"{name} does not say what to export: write forward(x) or export_model(batch)")
+        return Exportable(self, (input_and_target(batch)[0],))
 
     def objective(self, terms: Mapping[str, Tensor], *, stage: Stage, batch_size: int) -> Tensor:
         """Add up ``terms`` with their weights, in training with the penalties, and log all of it.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from firstlight._require import require
+from firstlight.modules._exportable import Exportable
 from firstlight.modules._objective_module import ObjectiveModule
 from firstlight.modules._shared import Stage
 from firstlight.schedules import Schedule
@@ -76,9 +77,10 @@ class SupervisedModule(ObjectiveModule):
         return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        # A batch for prediction may come without targets.
-        inputs = batch if isinstance(batch, Tensor) else _unpack(batch)[0]
-        return self.model(inputs)
+        return self.model(_input(batch))
+
+    def export_model(self, batch: Any) -> Exportable:
+        return Exportable(self.model, (_input(batch),))
 
     def _evaluate(self, batch: Any, stage: Stage) -> dict[str, Any]:
         inputs, target = _unpack(batch)
@@ -87,6 +89,11 @@ class SupervisedModule(ObjectiveModule):
         loss = self.objective(terms, stage=stage, batch_size=self.batch_size(batch))
         self.update_metrics(output, target, stage=stage)
         return {"loss": loss, "output": output, "target": target}
+
+
+def _input(batch: Any) -> Any:
+    """Return the input of a batch for prediction, which may come without targets."""
+    return batch if isinstance(batch, Tensor) else _unpack(batch)[0]
 
 
 def _unpack(batch: Any) -> tuple[Any, Any]:

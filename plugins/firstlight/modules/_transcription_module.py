@@ -15,6 +15,7 @@ from firstlight._evaluating import evaluating
 from firstlight._require import require
 from firstlight.losses import CTCLoss
 from firstlight.modules._ctc_decoding import beam_decode, greedy_decode
+from firstlight.modules._exportable import Exportable
 from firstlight.modules._labeled_frames import labeled_frames
 from firstlight.modules._objective_module import ObjectiveModule
 from firstlight.modules._shared import Stage
@@ -118,6 +119,15 @@ class TranscriptionModule(ObjectiveModule):
             inputs, _, input_lengths, _ = labeled_frames(batch, blank=self.loss.blank)
         labels = self._decode(*self._log_probs(inputs, input_lengths), self.beam_width)
         return {"labels": labels} | ({} if self.alphabet is None else {"text": self._texts(labels)})
+
+    def export_model(self, batch: Any) -> Exportable:
+        """Return inputs, with their lengths if the model takes them, to its logits; decoding is left to the host."""
+        if isinstance(batch, Tensor):
+            return Exportable(self.model, (batch,))
+        inputs, _, lengths, _ = labeled_frames(batch, blank=self.loss.blank)
+        return Exportable(
+            self.model, (inputs, lengths) if self.model_takes_lengths and lengths is not None else (inputs,)
+        )
 
     @torch.no_grad()
     def transcribe(

@@ -15,6 +15,7 @@ from firstlight._evaluating import evaluating
 from firstlight._require import require
 from firstlight.losses import GaussianKLLoss, ReconstructionLoss, gaussian_kl_loss
 from firstlight.modules._batch import input_and_target
+from firstlight.modules._exportable import Exportable
 from firstlight.modules._objective_module import ObjectiveModule
 from firstlight.modules._shared import Stage, log_values, seeded_normal
 from firstlight.schedules import Schedule
@@ -110,12 +111,12 @@ class VAEModule(ObjectiveModule):
         """
         output = self.encoder(x)
         if isinstance(output, Tensor):
-            expected = (len(x), 2 * self.latent_dim)
+            expected = (x.shape[0], 2 * self.latent_dim)  # not len(x), which an export would take as fixed
             require(output.shape == expected, "the encoder's output", tuple(output.shape), f"of shape {expected}")
             output = output.chunk(2, dim=1)
         mean, log_variance = output
         for name, part in (("mean", mean), ("log_variance", log_variance)):
-            expected = (len(x), self.latent_dim)
+            expected = (x.shape[0], self.latent_dim)
             require(part.shape == expected, f"the encoder's {name}", tuple(part.shape), f"of shape {expected}")
         wide = torch.promote_types(mean.dtype, torch.float32)
         return mean.to(wide), log_variance.to(wide)
@@ -153,7 +154,14 @@ class VAEModule(ObjectiveModule):
         return self._evaluate(batch, "test", batch_idx)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        mean, log_variance = self.encode(input_and_target(batch)[0])
+        return self._predict(input_and_target(batch)[0])
+
+    def export_model(self, batch: Any) -> Exportable:
+        """Return ``x`` to what prediction returns: the reconstruction, and mean and log-variance of ``z``."""
+        return Exportable(_Predicting(self), (input_and_target(batch)[0],))
+
+    def _predict(self, x: Tensor) -> dict[str, Tensor]:
+        mean, log_variance = self.encode(x)
         return {"reconstruction": self.decode(mean), "mean": mean, "log_variance": log_variance}
 
     def _evaluate(self, batch: Any, stage: Stage, batch_idx: int) -> Tensor:
@@ -188,3 +196,14 @@ class VAEModule(ObjectiveModule):
         if name != "kl":
             return weight
         return weight * (self._factor("beta", self.beta) if isinstance(self.beta, Schedule) else self.beta)
+
+
+class _Predicting(nn.Module):
+    """The prediction of a VAE as a model of its own."""
+
+    def __init__(self, vae: VAEModule) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.vae._predict(x)

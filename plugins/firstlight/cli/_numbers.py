@@ -1,0 +1,41 @@
+"""Numbers that no run can mean, which Lightning takes without a word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from firstlight.cli._errors import UsageError
+
+
+def refuse_senseless_numbers(config: dict[str, Any], where: Callable[[str], str]) -> None:
+    """Refuse NaN anywhere, and a limit of clipping that switches clipping off.
+
+    ``where`` tells the place that a key got its value from.
+
+    Raises:
+        UsageError: With the key.
+    """
+    for key, value in _numbers(config, ""):
+        if math.isnan(value):
+            raise UsageError(f"{key} is nan, which is no number", _in(where(key)), "null stands for none")
+    key = "trainer.gradient_clip_val"
+    clip = config.get("trainer", {}).get("gradient_clip_val")
+    if isinstance(clip, (int, float)) and clip <= 0:
+        raise UsageError(f"{key} must be above 0, or null to clip nothing; got {clip}", _in(where(key)))
+
+
+def _in(place: str) -> str:
+    return f"in {place}" if place else ""
+
+
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _numbers(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _numbers(inner, f"{key}[{index}]")
+    elif isinstance(value, float):
+        yield key, value
