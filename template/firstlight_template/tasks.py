@@ -2,7 +2,8 @@
 
 A file of the project takes a task's own text by ``{% include cookiecutter.task ~ "/data.py" %}``. A new task is a
 choice in ``cookiecutter.json``, a row here and a folder with ``default.yaml``, ``data.py``, ``model.py``,
-``README.md``, ``test_data.py``, ``test_model.py``, ``test_recipe.py`` and, where there is one, ``baseline.py``.
+``README.md``, ``test_data.py``, ``test_model.py``, ``test_recipe.py``, the search spaces ``priority_1.yaml`` to
+``priority_3.yaml`` and, where there is one, ``baseline.py``.
 """
 
 from __future__ import annotations

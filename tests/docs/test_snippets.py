@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 
 from firstlight._autoload import KNOWN
 from firstlight.callbacks import LearningRateScheduler
 from firstlight.cli._main import _parser
+from firstlight.cli._tune_options import add_options as add_tune_options
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template"
@@ -116,7 +118,11 @@ def _check_project_command(module: str, arguments: list[str]) -> None:
     _, _, part = module.partition(".")
     # The name of a file that not every task has holds a condition.
     assert any(re.search(rf"\b{part or '__main__'}\.py\b", path.name) for path in package.iterdir())
-    if not part:
+    if not part and arguments[0] == "tune":
+        parser = ArgumentParser(exit_on_error=False)
+        add_tune_options(parser)
+        assert (PROJECT / "tune" / f"priority_{parser.parse_args(arguments[1:]).priority}.yaml").is_file()
+    elif not part:
         assert arguments[0] in ("fit", "validate", "test", "predict", "export", "check")
         _check_arguments(arguments[1:])
 
@@ -151,7 +157,9 @@ def test_yaml_blocks_use_keys_and_classes_that_exist(page: Path) -> None:
 
     for block in blocks(page, "yaml"):
         config = yaml.safe_load(block.text)
-        assert set(config) <= {*SLOTS, "trainer", "model", "data", "seed_everything", "run_name", "runs_dir"}
+        # Search spaces have dotted keys.
+        keys = {key.partition(".")[0] for key in config}
+        assert keys <= {*SLOTS, "trainer", "model", "data", "seed_everything", "run_name", "runs_dir"}
         for path in re.findall(r"class_path: (\S+)", block.text):
             module, _, cls = path.rpartition(".")
             assert hasattr(import_module(module), cls)

@@ -1,4 +1,4 @@
-"""The numbers of docs/explanation/foundations/weight-decay.md, computed; and what the classics do at their first steps."""
+"""The numbers of the handbook's page on weight decay, computed; and what the classics do at their first steps."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from _small import BLUE, GREY, ORANGE, RED
 
 TASK, PROJECT = sys.argv[1], Path(sys.argv[2]).resolve()
-RUN = max((PROJECT / "runs").glob("*/*/metrics.csv")).parent
+RUN = max((PROJECT / "runs").glob("*/*/metrics.csv"), key=lambda path: path.parent.name).parent
 sys.path.insert(0, str(PROJECT / "src"))
 torch.set_num_threads(1)
 

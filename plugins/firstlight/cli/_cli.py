@@ -48,6 +48,10 @@ from firstlight.cli._say import say, short
 from firstlight.cli._slots import SLOTS
 from firstlight.cli._table_files import TableFormat, check_format
 from firstlight.cli._trained_with import trained_with
+from firstlight.cli._tune import tune
+from firstlight.cli._tune_options import Tuning
+from firstlight.cli._tune_options import add_options as add_tune_options
+from firstlight.cli._tune_reporter import reporters
 from firstlight.cli._which_checkpoint import WhichCheckpoint, tell_resume
 from firstlight.recovery import CheckpointWriteError, DamagedCheckpointError, GracefulStop, VerifiedCheckpointIO
 from firstlight.tracking import SafeWandbLogger, plot_run, redact
@@ -57,11 +61,12 @@ _COMMAND_KEYS = ("config", "resume", "init_from", "ckpt_path", "verbose", "forma
 _EVALUATIONS = ("validate", "test", "predict", "export")  # each of a checkpoint, into a folder of its run
 _EXPORT = "Write the model of a checkpoint as files that need no code of the project, and compare them with it."
 _CHECK = "Ask of copies whether this set-up can learn, and say why not."
+_TUNE = "Search for better values in the order of the tuning priorities."
 _DESCRIPTION = "Train a model, and see what it is worth. Each command has its own --help."
 
 
 class FirstlightCLI(LightningCLI):
-    """The command line of a project: ``fit validate test predict export check``.
+    """The command line of a project: ``fit validate test predict export check tune``.
 
     A thin LightningCLI: the project's ``configs/default.yaml`` lies under every ``--config``; callbacks and
     loggers have named places that take plain keys or null; a run has one folder, ``<runs_dir>/<run_name>/<id>``;
@@ -144,21 +149,22 @@ class FirstlightCLI(LightningCLI):
             parser.add_argument(f"--{name}", type=kind, default={} if slot.on else None, help=slot.help)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Add ``check`` and ``export``, which are no methods of the Trainer."""
+        """Add ``check``, ``export`` and ``tune``, which are no methods of the Trainer."""
         super()._add_subcommands(parser, **kwargs)
-        export = self.init_parser(description=_EXPORT)
-        self._add_arguments(export)
+        export = self._added(parser, "export", _EXPORT)
         export.add_argument("--ckpt_path", type=str | None, help="best, last, or a checkpoint (default: best)")
         export.add_argument("--format", type=ExportFormat | None, help="pt2 or onnx (default: all that are installed)")
         export.add_argument("--tolerance", type=PositiveFloat, default=1e-4, help="Largest difference from the model")
-        self._subcommand_parsers["export"] = export
-        check = self.init_parser(description=_CHECK)
-        self._add_arguments(check)
-        add_options(check, underscores=True)
-        self._subcommand_parsers["check"] = check
+        add_options(self._added(parser, "check", _CHECK), underscores=True)
+        add_tune_options(self._added(parser, "tune", _TUNE))
+
+    def _added(self, parser: LightningArgumentParser, name: str, description: str) -> LightningArgumentParser:
+        own = self.init_parser(description=description)
+        self._add_arguments(own)
+        self._subcommand_parsers[name] = own
         assert parser._subcommands_action is not None
-        parser._subcommands_action.add_subcommand("export", export, help=_EXPORT)
-        parser._subcommands_action.add_subcommand("check", check, help=_CHECK)
+        parser._subcommands_action.add_subcommand(name, own, help=description)
+        return own
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -184,6 +190,12 @@ class FirstlightCLI(LightningCLI):
             self._evaluates = self._which.to_evaluate(self._get_plain("ckpt_path") or "best", self.subcommand)
             under = json.dumps(trained_with(self._evaluates.path))
             self.config = self._parsed(parser, self.config_files.prepare(argv, names, under))
+
+    def _read(self, argv: list[str]) -> dict[str, Any]:
+        """Return the configuration of a command line that is not this one."""
+        config = self._parsed(self.parser, self.config_files.prepare(argv, self._subcommand_parsers))
+        plain: dict[str, Any] = redact(plain_values(self._parser(config["subcommand"]), config[config["subcommand"]]))
+        return {key: value for key, value in plain.items() if key not in _COMMAND_KEYS}
 
     def _parsed(self, parser: LightningArgumentParser, argv: list[str]) -> Any:
         try:
@@ -221,6 +233,8 @@ class FirstlightCLI(LightningCLI):
         """Choose the run's folder, and fit the configuration to what this subcommand does."""
         plain = self._plain_config()
         refuse_senseless_numbers(plain, lambda key: self.config_files.locate(key, self.subcommand, self._argv))
+        if self.subcommand == "tune":
+            return  # its trials do the rest
         self.run_config = redact(plain)
         if self._get_plain("cpu_threads"):
             torch.set_num_threads(self._get_plain("cpu_threads"))
@@ -289,6 +303,8 @@ class FirstlightCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything; a value that a constructor refuses is a mistake in the configuration."""
+        if self.subcommand == "tune":
+            return
         try:
             # Lightning still calls the older name, which warns.
             instantiate = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
@@ -338,6 +354,7 @@ class FirstlightCLI(LightningCLI):
 
         self._record = RunRecord(self.run_folder, self.run_config, self._moved, resumes=self._resumes)
         callbacks: list[Callback] = [self._record]
+        callbacks += reporters(lambda: self.run_folder) if self.subcommand == "fit" else []
         callbacks += [value for value in slots.values() if isinstance(value, Callback)]
         if self.subcommand == "export":
             callbacks = [FirstBatch()]
@@ -380,11 +397,9 @@ class FirstlightCLI(LightningCLI):
         return kwargs
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if subcommand == "check":
-            self._check()
-            return
-        if subcommand == "export":
-            self._export()
+        own = {"check": self._check, "export": self._export, "tune": self._tune}
+        if subcommand in own:
+            own[subcommand]()
             return
         refuse_lone_node(self.trainer)
         # Loggers get the whole configuration from RunRecord, under names that cannot collide.
@@ -429,6 +444,11 @@ class FirstlightCLI(LightningCLI):
         assert self._evaluates is not None
         asked = {"form": self._get_plain("format"), "tolerance": self._get_plain("tolerance")}
         export(self.trainer, self.model, self.datamodule, self._evaluates, self.run_folder, **asked)
+
+    def _tune(self) -> None:
+        code = tune(Tuning.of(self.config["tune"]), self._argv, self._read, self.project_root)
+        if code:
+            raise SystemExit(code)
 
     def _remove_run_folder(self) -> None:
         """Take back what a run left that could not begin."""

@@ -10,6 +10,7 @@ from dataclasses import fields
 
 from firstlight.cli._check_options import Checking
 from firstlight.cli._slots import SLOTS
+from firstlight.cli._tune_options import names as names_of_tune
 
 _OFTEN_SET = (
     "max_epochs",
@@ -42,7 +43,9 @@ def help_page(subcommand: str, description: str, actions: Iterable[argparse.Acti
     command += (
         [option.name for option in fields(Checking) if option.name not in command] if subcommand == "check" else []
     )
-    places = [name for name, slot in SLOTS.items() if name in known and subcommand in slot.stages]
+    command += names_of_tune() if subcommand == "tune" else []
+    stage = "fit" if subcommand == "tune" else subcommand  # what its trials do
+    places = [name for name, slot in SLOTS.items() if name in known and stage in slot.stages]
     parts = [
         f"usage: {subcommand} [-c FILE]... [--KEY=VALUE]...",
         description,

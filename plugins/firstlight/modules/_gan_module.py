@@ -210,9 +210,6 @@ class GANModule(LightningModule):
         require(ok, "the generator's output", tuple(fake.shape), f"in the shape of the data, {tuple(real.shape)}")
         return fake
 
-    def configure_model(self) -> None:
-        """Nothing: the layers are there. Strategies that shard want the hook to exist."""
-
     def _both_optimizers(self) -> tuple[Any, Any]:
         optimizers: Any = self.optimizers()
         return optimizers[0], optimizers[1]

@@ -88,9 +88,6 @@ class ObjectiveModule(LightningModule, ABC):
         if "__init__" in vars(cls):
             cls.__init__ = recorded(cls.__init__)  # type: ignore[method-assign]
 
-    def configure_model(self) -> None:
-        """Nothing: the layers are there. Strategies that shard want the hook to exist."""
-
     @abstractmethod
     def loss_terms(self, batch: Any) -> dict[str, Tensor]:
         """Return the named terms of the loss on ``batch``, each a scalar, unweighted."""
