@@ -74,7 +74,7 @@ def _rest(
     left = -(-max(0, size - consumed) // ranks[1])
     assert loader.batch_size is not None
     batches = left // loader.batch_size if loader.drop_last else -(-left // loader.batch_size)
-    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     pending = progress.ready - progress.completed
     progress.ready = progress.started = progress.processed = len(loader) - batches
     progress.completed = progress.ready - pending

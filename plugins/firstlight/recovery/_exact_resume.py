@@ -97,7 +97,7 @@ class ExactResume(Callback):
             # Lightning warns of a loader that has none of these. It goes on exactly without.
             self._stateful_for_now.put(loader, "state_dict", lambda: {})  # noqa: PIE807, a builtin takes no mark
             self._stateful_for_now.put(loader, "load_state_dict", lambda _: None)
-        progress = trainer.fit_loop.epoch_loop.batch_progress
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         self._loaders.append(
             TrackedLoader(loader, lambda: progress.current.processed, self._shadows, enter, self._settle)
         )
@@ -126,7 +126,7 @@ class ExactResume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         resumed = self._resumed
         if resumed is not None:
-            progress = trainer.fit_loop.epoch_progress.current
+            progress: Any = trainer.fit_loop.epoch_progress.current
             self._inside = progress.started > progress.processed
             self._differs += resumed["differs"]
             self._put_back(trainer, pl_module, resumed)
@@ -140,7 +140,9 @@ class ExactResume(Callback):
         for loader in early:
             loader.begin_again()
         if early:
-            iter(trainer.fit_loop._data_fetcher)  # type: ignore[call-overload]
+            fetcher = trainer.fit_loop._data_fetcher
+            assert fetcher is not None
+            iter(fetcher)
 
     def _put_back(self, trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:
         if self._inside:  # else Lightning has closed the epoch, and its sums with it
@@ -187,8 +189,8 @@ class ExactResume(Callback):
 
     def _part(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         loop = trainer.fit_loop
-        batch = loop.epoch_loop.batch_progress.current
-        epoch = loop.epoch_progress.current
+        batch: Any = loop.epoch_loop.batch_progress.current
+        epoch: Any = loop.epoch_progress.current
         over = epoch.started == epoch.processed or loop.epoch_loop._num_ready_batches_reached()
         differs = [f"{name} cannot be entered in the middle: the data's order" for name in self._unseen]
         if batch.ready != batch.processed:

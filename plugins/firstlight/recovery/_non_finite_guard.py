@@ -165,7 +165,7 @@ class NonFiniteGuard(Callback):
         self._loss = flag if self._loss is None else self._loss + flag
         if loss.requires_grad:
             # Into the gradient, and so, by DDP's own average, to all ranks; g + 0 is g.
-            loss.register_hook(lambda gradient: gradient + flag)
+            loss.register_hook(lambda gradient: gradient + flag)  # type: ignore[no-untyped-call]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self._aside:
@@ -198,7 +198,7 @@ class NonFiniteGuard(Callback):
         self._undo(trainer, pl_module)
         keep = len(self.events) < _SAID
         samples = self._samples(trainer)
-        event = {
+        event: dict[str, Any] = {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
             "batch": self._batch_idx,
@@ -270,7 +270,8 @@ def _norm(grads: list[Tensor]) -> Tensor:
     values = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in grads]
     norms = [torch.linalg.vector_norm(v, dtype=torch.float32 if v.dtype.itemsize < 4 else None) for v in values]
     norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]  # sharded: over all ranks
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]))
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]))
+    return total
 
 
 def _logged(trainer: Trainer) -> dict[str, tuple[dict[str, Tensor], bool]]:

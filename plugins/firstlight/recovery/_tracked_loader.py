@@ -38,9 +38,7 @@ class TrackedLoader:
     ) -> None:
         self.loader = loader
         self.streams = isinstance(loader.dataset, IterableDataset)
-        self.recent: dict[
-            int, Any
-        ] = {}  # number of the batch to the samples' indices, for batches that may be asked for
+        self.recent: dict[int, Any] = {}  # indices of the samples by batch, for batches that may be asked for
         self._number_of_batch = number_of_batch
         self._enter, self._settle = enter, settle
         self.early = False  # a batch was asked for before the random numbers were put back
@@ -243,7 +241,7 @@ _END = object()
 
 def _rest(order: Any, passed: int) -> BatchSampler:
     """Return batches of the samples that follow the first ``passed``."""
-    return BatchSampler(itertools.islice(order.sampler, passed, None), order.batch_size, order.drop_last)  # type: ignore[arg-type]
+    return BatchSampler(itertools.islice(order.sampler, passed, None), order.batch_size, order.drop_last)
 
 
 def _share(batches: int, worker: int, count: int) -> int:
@@ -281,7 +279,8 @@ class _Later:
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._made = make, None
+        self._make = make
+        self._made: Any = None
 
     def __iter__(self) -> _Later:
         return self
