@@ -40,7 +40,7 @@ from firstlight.callbacks import (
     WeightInitialization,
 )
 from firstlight.mixing import MixUp
-from firstlight.recovery import ExactResume, NonFiniteGuard, RankWatch
+from firstlight.recovery import ExactResume, GracefulStop, NonFiniteGuard, RankWatch
 from firstlight.schedules import Constant, WarmupCosine
 from helpers import (
     Plain,
@@ -61,6 +61,7 @@ CASES: dict[type[Callback], dict[str, Any]] = {
     EarlyStopping: {"monitor": "val/loss", "patience": 100},
     ExactResume: {},
     GeneratedSamples: {"num_samples": 4},
+    GracefulStop: {},
     GradientClipping: {"percentile": 50.0},
     GradientMonitor: {},
     HealthMonitor: {"budget": 0.5},
@@ -81,6 +82,7 @@ CASES: dict[type[Callback], dict[str, Any]] = {
 NEUTRAL: dict[type[Callback], dict[str, Any]] = {
     EarlyStopping: {"monitor": "val/loss", "patience": 100},
     ExactResume: {},
+    GracefulStop: {},
     GradientClipping: {"max_norm": 1e9},
     GradientNoise: {"eta": 0.0},
     LearningRateScheduler: {"schedule": Constant()},

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from firstlight.recovery import ExactResume, RankWatch
 from helpers import Plain, classes_data, fit, network, weights
@@ -60,21 +60,12 @@ class Last(Callback):
             (self.folder / "new.ckpt").replace(self.folder / "last.ckpt")
 
 
-class Uneven(IterableDataset[Any]):
-    def __iter__(self) -> Any:
-        data = classes_data(48)
-        for index in range(4 if torch.distributed.get_rank() else 6):
-            yield data[8 * index : 8 * index + 8]
-
-
 def main(folder: Path, fault: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     torch.manual_seed(1)
     data: Any = DataLoader(classes_data(96), batch_size=8, shuffle=True)
     if fault == "fewer batches":
-        data = DataLoader(Uneven(), batch_size=None)
-    if fault == "fewer batches, sized":
         data = DataLoader(classes_data(96 if os.environ.get("LOCAL_RANK", "0") == "0" else 64), batch_size=8)
     module, last = Plain(network()), folder / "last.ckpt"
     trainer = fit(

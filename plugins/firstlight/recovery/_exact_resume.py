@@ -32,8 +32,8 @@ class ExactResume(Callback):
     It works with a plain ``DataLoader(shuffle=True)``, any sampler, and any worker count, and changes nothing that a
     loader yields: it remembers the random numbers that an epoch's order was drawn from, draws it again, and passes
     over the indices that were trained on without loading them (fewer than ``num_workers`` batches are loaded twice).
-    A stream (``IterableDataset``) is read again up to its place. A loader that has a ``state_dict`` of its own, such
-    as torchdata's, is left to it.
+    A stream (``IterableDataset``) is read again up to its place. A loader that has a ``state_dict`` of its own is
+    left to itself and to Lightning; torchdata's has not been tried.
 
     When a resume cannot be exact, one warning says what will differ: another number of ranks, batch size, number of
     samples or workers; a checkpoint from inside a step; data that draws from the global generators of the main

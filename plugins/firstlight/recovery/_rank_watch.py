@@ -25,7 +25,7 @@ EXIT_CODE = 70  # EX_SOFTWARE: an error that no change of arguments mends; torch
 
 @final
 class RankWatch(Callback):
-    """End the run on all ranks when one of them dies, hangs, raises, or has another number of batches; name it.
+    """End the run on all ranks when one of them hangs, stops, raises, or has another number of batches; name it.
 
     Without it the others wait in a collective for as long as the backend's timeout (10 to 30 minutes), and what is
     printed then is a timeout of whoever waited. Each rank has a thread that leaves a sign of life every second in a
@@ -33,11 +33,12 @@ class RankWatch(Callback):
     reads those of the others:
 
     * a rank that *raises* leaves its error: the others end within 2 seconds and their grace of 3;
-    * a rank that *died* (SIGKILL, out of memory) or is *stopped* leaves no signs: within ``dead_after`` and the grace;
+    * a rank that is *stopped*, or *died* where no launcher tells, leaves no signs: within ``dead_after`` and the grace
+      (``torchrun`` sees the death of its own child at once, names it and ends the others before that);
     * a rank that *hangs* leaves signs, but stands behind the others, which wait: within ``timeout``, and the message
       says in which line it hangs;
-    * *unequal numbers of batches*: refused before the first batch where loaders have a length; else found as a rank
-      that waits in another epoch than the rest, within ``timeout``.
+    * *unequal numbers of batches*: refused before the first batch, where loaders have a length. Without one nobody
+      knows them: a rank that is through ends without a fault, and the others by the error of their backend.
 
     The lowest rank that is left writes the message to standard error; all end with code 70, so that torchrun restarts
     them. With ``--max-restarts`` and the last checkpoint, :class:`ExactResume` then makes it the run that never broke.
@@ -202,8 +203,6 @@ class RankWatch(Callback):
         culprit = min(stuck, key=lambda rank: (stuck[rank]["moves"], f"{os.sep}torch{os.sep}" in stuck[rank]["line"]))
         beat = stuck[culprit]
         others = "; ".join(f"rank {r} waits at {b['place']}" for r, b in beats.items() if r != culprit)
-        if len({b["place"] for b in stuck.values()}) > 1 and all("epoch" in b["place"] for b in stuck.values()):
-            others += "; where numbers of batches differ, the one with fewer waits further on"
         words = f"rank {culprit} of {ranks} ({beat['who']}) hangs for {beat['still']:.0f} s at {beat['place']}"
         return culprit, f"{words}, in {beat['line']}; {others}"
 
@@ -215,10 +214,14 @@ def _store(trainer: Trainer) -> Any:
     port = [0]
     store = None
     if trainer.global_rank == 0:
-        store = torch.distributed.TCPStore(host, 0, None, True, wait, wait_for_workers=False)
+        store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+            host, 0, None, True, wait, wait_for_workers=False
+        )
         port = [store.port]
     torch.distributed.broadcast_object_list(port, src=0)
-    return store or torch.distributed.TCPStore(host, port[0], None, False, wait, wait_for_workers=False)
+    return store or torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        host, port[0], None, False, wait, wait_for_workers=False
+    )
 
 
 def _of_a_collective(error: BaseException) -> bool:
