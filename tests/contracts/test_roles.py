@@ -61,7 +61,7 @@ CASES: dict[type[Callback], dict[str, Any]] = {
     EarlyStopping: {"monitor": "val/loss", "patience": 100},
     ExactResume: {},
     GeneratedSamples: {"num_samples": 4},
-    GracefulStop: {},
+    GracefulStop: {"dirpath": "stops"},  # nothing tells it to stop
     GradientClipping: {"percentile": 50.0},
     GradientMonitor: {},
     HealthMonitor: {"budget": 0.5},
@@ -82,7 +82,7 @@ CASES: dict[type[Callback], dict[str, Any]] = {
 NEUTRAL: dict[type[Callback], dict[str, Any]] = {
     EarlyStopping: {"monitor": "val/loss", "patience": 100},
     ExactResume: {},
-    GracefulStop: {},
+    GracefulStop: {"dirpath": "stops"},  # nothing tells it to stop
     GradientClipping: {"max_norm": 1e9},
     GradientNoise: {"eta": 0.0},
     LearningRateScheduler: {"schedule": Constant()},

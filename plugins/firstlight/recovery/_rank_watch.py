@@ -40,8 +40,8 @@ class RankWatch(Callback):
     * *unequal numbers of batches*: refused before the first batch, where loaders have a length. Without one nobody
       knows them: a rank that is through ends without a fault, and the others by the error of their backend.
 
-    The lowest rank that is left writes the message to standard error; all end with code 70, so that torchrun restarts
-    them. With ``--max-restarts`` and the last checkpoint, :class:`ExactResume` then makes it the run that never broke.
+    The lowest rank that is left writes the message to standard error; all end with a code other than 0: 70, or 1 where
+    an error was raised. What restarts them, as ``torchrun --max-restarts`` does, can go on from the last checkpoint.
 
     Role: observer, as long as nobody is lost.
     Reads: the place in the run. Writes: nothing. Logs: nothing. One process: nothing at all.
