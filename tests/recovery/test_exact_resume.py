@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
+from recovery.ranks_program import samples_of
 from recovery.training import Augmented, Everything, SaveAt, Stream, plain, plain_persistent, run
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
@@ -220,3 +222,26 @@ def test_two_processes_resume_exactly(tmp_path):
         for name in ("02-batch", "05-epoch"):
             assert same(found["whole"], found[name]), (rank, name)
     assert not same(*(torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)["whole"] for rank in (0, 1)))
+
+
+@pytest.mark.faults
+def test_another_number_of_ranks_loses_no_sample_and_repeats_none(tmp_path):
+    """Two go on with what one began, and one with what two began."""
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    alone.mkdir()
+    both.mkdir()
+    first = samples_of(SaveAt(alone))
+    everything = sorted(itertools.chain(*first))
+    assert len(set(everything)) == 48
+    program = Path(__file__).with_name("ranks_program.py")
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'plugins'}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(program), str(both), str(alone / "02-batch.ckpt")]
+    subprocess.run(command, check=True, env=environment, timeout=240)
+    ranks = [torch.load(both / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    resumed = [batch for rank in ranks for batch in rank["resumed"]]
+    assert sorted(itertools.chain(*first[:2], *resumed)) == everything
+    with pytest.warns(UserWarning, match="the number of ranks was 2, is 1; no sample of this epoch is lost"):
+        resumed = samples_of(ckpt=both / "02-batch.ckpt")
+    begun = [batch for rank in ranks for batch in rank["whole"][:2]]
+    assert sorted(itertools.chain(*begun, *resumed)) == everything
