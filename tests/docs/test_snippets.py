@@ -22,6 +22,7 @@ from firstlight._autoload import KNOWN
 from firstlight.callbacks import LearningRateScheduler
 from firstlight.cli._main import _parser
 from firstlight.cli._tune_options import add_options as add_tune_options
+from firstlight.tracking import SafeWandbLogger
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "template"))
 from firstlight_template.tasks import TASKS
@@ -124,6 +125,10 @@ def test_commands_name_what_exists(page: Path, line: str) -> None:
             _check_arguments(arguments)
         case ["cruft", "check" | "diff" | "update"]:
             pass
+        case ["wandb", command, *_]:
+            from wandb.cli import cli
+
+            assert command in cli.cli.commands
         case ["python", "-m", "venv", ".venv"] | ["cd", _] | [".", ".venv/bin/activate"] | ["git", "clone", *_]:
             pass
         case _:
@@ -159,11 +164,13 @@ def _check_project_command(module: str, arguments: list[str]) -> None:
 
 
 def _check_arguments(arguments: list[str]) -> None:
-    known = {"--trainer": Trainer, "--learning_rate": LearningRateScheduler}
+    known = {"--trainer": Trainer, "--learning_rate": LearningRateScheduler, "--wandb": SafeWandbLogger}
     for option, value in zip(arguments[::2], arguments[1::2], strict=True):
         place, _, key = option.partition(".")
         if option == "--config":
             assert value in project_files()
+        elif option == "--seed_everything":
+            assert value.isdecimal()
         else:
             assert key in signature(known[place]).parameters
 
