@@ -26,6 +26,7 @@ class Task:
     digits: bool = False  # has digits.py, scikit-learn's digits under a fixed split
     baseline: bool = True  # has baseline.py, which prints the number to beat, last on its line
     loss: str = "train/loss"  # a value that is logged at every training step
+    judged_by: str = ""  # what a search maximizes where no checkpoint is chosen by a value
     ddp: str = "ddp"  # the strategy for a copy of the model on each device
 
     def reached(self, value: float, baseline: float | None) -> bool:
@@ -97,6 +98,7 @@ TASKS = {
         dependencies=(SKLEARN,),
         digits=True,
         loss="train/loss/generator",
+        judged_by="val/sure",
         ddp="ddp_find_unused_parameters_true",  # each backward pass is through one of the two networks
     ),
     "ocr": Task(

@@ -15,6 +15,10 @@ def test_every_key_and_value_of_a_space_is_one_of_the_configuration(
     space: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     priority = space.stem.removeprefix("priority_")
-    main.main(["tune", "--runs_dir", str(tmp_path), "--priority", priority, "--only_check"])
+    arguments = ["--runs_dir", str(tmp_path), "--priority", priority, "--only_check"]
+{%- if tasks[cookiecutter.task].judged_by %}
+    arguments += ["--monitor", "{{ tasks[cookiecutter.task].judged_by }}", "--mode", "max"]
+{%- endif %}
+    main.main(["tune", *arguments])
     said = capsys.readouterr().out
     assert all(f"  {key}: " in said for key in yaml.safe_load(space.read_text("utf-8")))
