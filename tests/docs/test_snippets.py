@@ -135,6 +135,13 @@ def test_commands_name_what_exists(page: Path, line: str) -> None:
             pytest.fail(f"{name(page)} has a command that nothing checks: {line}")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_targets_that_a_page_names_in_passing_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))
+    assert not [target for target in named if not re.search(rf"^{target}:.*##", makefile, re.MULTILINE)]
+
+
 def _check_install(arguments: list[str]) -> None:
     pyproject = (ROOT / "pyproject.toml").read_text()
     extras = re.search(r"\[project.optional-dependencies\]\n(.*?)\n\[", pyproject, re.DOTALL)
