@@ -15,7 +15,7 @@ test: .venv/installed  ## run every test, two files at a time
 	$(PY) -m pytest -n 2 --dist loadfile
 
 test-faults: .venv/installed  ## kill, cut and starve real runs; print fault, tries, lost steps, outcome
-	$(PY) -m pytest tests/faults -m ""
+	$(PY) -m pytest tests/faults tests/recovery -m ""
 
 test-matrix: .venv/installed  ## every task of the template with every logger: lint, types, its tests, all commands
 	$(PY) -m pytest -m matrix

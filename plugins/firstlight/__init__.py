@@ -17,7 +17,7 @@ F2:
 F3, with Lightning:
     ``firstlight.modules``       LightningModules: ``ObjectiveModule``, and a final one per kind of task
     ``firstlight.preflight``     can this set-up learn? asked of copies, before training
-    ``firstlight.recovery``      verified checkpoints; signals that end a run after the step, saved
+    ``firstlight.recovery``      verified checkpoints, stops after the step, exact resumes; bad steps left out
     ``firstlight.tracking``      a W&B logger that cannot stop a run; readers of what was written
 F4:
     ``firstlight.callbacks``     one file a callback

@@ -27,12 +27,14 @@ from firstlight.callbacks import (
     WeightEMA,
     WeightInitialization,
 )
+from firstlight.recovery import NonFiniteGuard
 from helpers import Plain, fit, fp16_on_the_cpu, loader, network, same, supervised, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:GeneratedSamples stands aside",
     "ignore:PredictionSamples stands aside",
     "ignore:TokenWeightedAccumulation stands aside under manual",
+    "ignore:NonFiniteGuard stands aside under 16-mixed",
 )
 
 everyone = pytest.mark.parametrize("callback", list(CASES), ids=lambda cls: cls.__name__)
@@ -200,6 +202,7 @@ ANOTHER: dict[type[Callback], dict[str, Any] | None] = {
     GradientClipping: None,
     GradientMonitor: {"depth": 1},
     LearningRateScheduler: None,
+    NonFiniteGuard: None,
     ProgressBar: None,
     TokenWeightedAccumulation: None,
     WeightEMA: None,

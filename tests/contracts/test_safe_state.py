@@ -29,7 +29,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:PredictionSamples stands aside")
+@pytest.mark.filterwarnings("ignore:(Generated|Prediction)Samples stands aside")
 def test_every_state_loads_in_a_fresh_process_with_weights_only(tmp_path: Path, monkeypatch: Any) -> None:
     paths: dict[str, Path] = {}
     for kind, case in CASES.items():

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from firstlight._require import require
-from firstlight.callbacks._shadows import Shadows
+from firstlight._shadows import Shadows
 from firstlight.mixing import CutMix, MixUp
 
 

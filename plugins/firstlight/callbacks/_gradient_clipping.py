@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from firstlight._require import require
+from firstlight._shadows import Shadows
 from firstlight.callbacks._gradients import gradients, local, loss_scale, multiply_, norms_of, scaler_of
-from firstlight.callbacks._shadows import Shadows
 
 _HISTORY = 1000  # norms that the percentile looks back on
 _WARM = 10  # steps before a percentile means anything

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from firstlight._require import require
+from firstlight._shadows import Shadows
 from firstlight.callbacks._gradient_listener import GradientListener
 from firstlight.callbacks._gradients import gradients, loss_scale, norms_of, scaler_of
 from firstlight.callbacks._packages import lightning_module_class
-from firstlight.callbacks._shadows import Shadows
 
 _MOST_UNCOUNTED = 1000  # norms that wait on the device where nothing is logged
 

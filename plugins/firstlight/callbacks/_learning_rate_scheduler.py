@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from firstlight._require import require
+from firstlight._shadows import Shadows
 from firstlight.callbacks._batch_scaling import batch_scale
-from firstlight.callbacks._shadows import Shadows
 from firstlight.schedules import Schedule
 
 _Group = dict[str, Any]

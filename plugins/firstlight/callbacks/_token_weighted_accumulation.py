@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from firstlight._require import require
+from firstlight._shadows import Shadows
 from firstlight.callbacks._gradients import multiply_
-from firstlight.callbacks._shadows import Shadows
 
 _TARGETS = ("target", "targets", "labels", "label")
 

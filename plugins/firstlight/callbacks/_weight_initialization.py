@@ -17,8 +17,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import nn
 
 from firstlight._rng import isolated_rng
+from firstlight._shadows import Shadows
 from firstlight.callbacks._sample_batch import sample_batch
-from firstlight.callbacks._shadows import Shadows
 from firstlight.initializers import InitPlan, InitReport, InitRule, initialize_, lsuv_
 
 _DONE: WeakSet[LightningModule] = WeakSet()  # modules that have been filled: a later fit leaves them alone

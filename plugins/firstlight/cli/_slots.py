@@ -32,6 +32,9 @@ class Slot:
 # The order is the order in which the callbacks are called.
 SLOTS: dict[str, Slot] = {
     "run_manifest": Slot("firstlight.callbacks.RunManifest", "what ran: code, packages, seed, data", _FIT, on=True),
+    "exact_resume": Slot(
+        "firstlight.recovery.ExactResume", "a resumed run is the unbroken one, bit for bit", _FIT, on=True
+    ),
     "weight_initialization": Slot("firstlight.callbacks.WeightInitialization", "how weights start", _STEP),
     "overfit_one_batch": Slot("firstlight.callbacks.OverfitOneBatch", "can one batch be memorized?", _FIT),
     "learning_rate": Slot("firstlight.callbacks.LearningRateScheduler", "warm-up and decay", _STEP),
