@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-faults lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis test-matrix docs-figures test-tasks clean help
+.PHONY: demo test test-faults test-properties soak lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis test-matrix docs-figures test-tasks test-site clean help
 
 demo: .venv/installed  ## generate a project, check it, train it, test it; another task than vision: make demo TASK=language
 	$(PY) scripts/demo.py $(TASK)
@@ -16,6 +16,12 @@ test: .venv/installed  ## run every test, two files at a time
 
 test-faults: .venv/installed  ## kill, cut and starve real runs; print fault, tries, lost steps, outcome
 	$(PY) -m pytest tests/faults tests/recovery -m ""
+
+test-properties: .venv/installed  ## 12,000 random schedules, losses, plans and configurations: no NaN, no traceback
+	$(PY) -m pytest tests/properties -m properties
+
+soak: .venv/installed  ## 200,000 steps with all callbacks on: memory, handles, threads, hooks and the log, an hour
+	$(PY) -m pytest tests/soak -m soak -s
 
 test-matrix: .venv/installed  ## every task of the template with every logger: lint, types, its tests, all commands
 	$(PY) -m pytest -m matrix
@@ -31,6 +37,9 @@ lint: .venv/installed  ## style and types
 docs: .venv/installed-docs  ## build docs/_build/html; a warning is an error
 	$(PY) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+test-site: docs  ## open the built pages in a headless browser, and run the shell blocks of all pages
+	$(PY) -m pytest -m site tests/docs
 
 docs-figures: .venv/installed  ## every picture and number of docs/ anew; fails where a page is no longer right
 	@set -e; for script in docs/figures/[!_]*.py docs/figures/foundations/[!_]*.py; do \

@@ -16,6 +16,8 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"firstlight {__version__}"
 myst_heading_anchors = 3
 add_module_names = False
@@ -29,6 +31,12 @@ napoleon_numpy_docstring = False
 
 # The fixed lines of docstrings (CONTRIBUTING.md), each a paragraph that begins with its word.
 _FIXED = re.compile(r"^(Shapes|Unit|Law|Source|Role|Reads|Writes|Logs)(?=:|, )")
+
+
+def drop_first_line_of_rooms(_app: Any, what: str, *event: Any) -> None:
+    """Leave out what a module says of itself in a line: the page that shows it begins with that."""
+    if what == "module":
+        del event[-1][:1]
 
 
 def split_fixed_lines(*event: Any) -> None:
@@ -53,5 +61,6 @@ def skip_overridden(_app: Any, _what: str, name: str, thing: Any, _skip: bool, _
 
 def setup(app: Any) -> None:
     """Connect to Sphinx."""
+    app.connect("autodoc-process-docstring", drop_first_line_of_rooms)
     app.connect("autodoc-process-docstring", split_fixed_lines)
     app.connect("autodoc-skip-member", skip_overridden)

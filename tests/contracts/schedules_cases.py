@@ -85,6 +85,8 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: WarmupCosine(warmup=-1), ValueError, r"warmup must be an int of optimizer steps, a float .*; got -1"),
     (lambda: WarmupLinear(warmup=1.5), ValueError, r"warmup must be an int .* in \[0, 1\], or .* got 1\.5"),
     (lambda: WarmupStableDecay(warmup=1, decay="3 epochs"), ValueError, r"decay must be .* '3ep' .* got '3 epochs'"),
+    (lambda: Constant(warmup=10**400), ValueError, "warmup must be an int of optimizer steps, a float .*; got 1000"),
+    (lambda: Constant(warmup="9" * 400 + "ep"), ValueError, "warmup must be .* such as '3ep' .*; got '999"),
     (lambda: WarmupInverseSqrt(warmup=0), ValueError, "warmup must be above zero, such as 1000 or 0.05; got 0"),
     (lambda: WarmupLinear(floor=2.0), ValueError, r"floor must be a fraction of the base rate in \[0, 1\]; got 2\.0"),
     (lambda: StepDecay(every=0), ValueError, "every must be above zero; got 0"),

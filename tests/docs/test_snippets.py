@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jinja2 import Environment, StrictUndefined
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 
@@ -20,13 +22,22 @@ from firstlight._autoload import KNOWN
 from firstlight.callbacks import LearningRateScheduler
 from firstlight.cli._main import _parser
 from firstlight.cli._tune_options import add_options as add_tune_options
+from firstlight.tracking import SafeWandbLogger
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "template"))
+from firstlight_template.tasks import TASKS
+
+sys.path.pop(0)
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template"
+
 PROJECT = TEMPLATE / "{{cookiecutter.__project_slug}}"
+DEFAULTS = {"task": "vision", "package_name": "first_light"}  # the answers that the pages assume
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(r"^```(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUN_OR_CHECKED = {"python", "bash", "yaml"}  # the rest is output, and what Sphinx reads
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,29 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
+
+
+def project_files() -> set[str]:
+    """What a project has, by paths in it: a name may hold a condition, which is decided as cookiecutter does."""
+    environment = Environment(undefined=StrictUndefined)  # noqa: S701  names of files, not pages
+    paths = [path.relative_to(PROJECT).as_posix() for path in PROJECT.rglob("*") if path.is_file()]
+    return {environment.from_string(path).render(cookiecutter=DEFAULTS, tasks=TASKS) for path in paths}
+
+
+def test_the_names_of_files_are_those_of_the_task() -> None:
+    files = project_files()
+    assert {"configs/default.yaml", "src/first_light/__main__.py", "src/first_light/baseline.py"} <= files
+    assert not any("{" in path for path in files)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_block_escapes_by_its_fence(page: Path) -> None:
+    """All fences begin a line, and have a language that is run, checked or known to be none."""
+    fences = re.findall(r"^(.*)```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert all(before == "" for before, _ in fences)
+    assert all(language == "" for _, language in fences[1::2])
+    assert {language for _, language in fences[::2]} <= RUN_OR_CHECKED | {"text", "{eval-rst}", "{toctree}"}
+    assert "~~~" not in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
@@ -84,17 +118,28 @@ def test_commands_name_what_exists(page: Path, line: str) -> None:
         case ["cruft", "create" | "link", "ADDRESS", "--directory", folder]:
             assert (ROOT / folder / "cookiecutter.json").is_file()
         case ["sbatch", script] if script.startswith("scripts/"):
-            assert (PROJECT / script).is_file()
+            assert script in project_files()
         case ["NODES=2", "HEAD=10.0.0.1:29500", "RUN=night-1", script, *arguments]:
             text = (PROJECT / script).read_text()
             assert all(f"${{{name}:?" in text for name in ("NODES", "HEAD", "RUN"))
             _check_arguments(arguments)
         case ["cruft", "check" | "diff" | "update"]:
             pass
+        case ["wandb", command, *_]:
+            from wandb.cli import cli
+
+            assert command in cli.cli.commands
         case ["python", "-m", "venv", ".venv"] | ["cd", _] | [".", ".venv/bin/activate"] | ["git", "clone", *_]:
             pass
         case _:
             pytest.fail(f"{name(page)} has a command that nothing checks: {line}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_targets_that_a_page_names_in_passing_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))
+    assert not [target for target in named if not re.search(rf"^{target}:.*##", makefile, re.MULTILINE)]
 
 
 def _check_install(arguments: list[str]) -> None:
@@ -114,25 +159,25 @@ def _check_install(arguments: list[str]) -> None:
 
 def _check_project_command(module: str, arguments: list[str]) -> None:
     """The project is the one of the default answers: vision, as package first_light."""
-    package = PROJECT / "src" / "{{cookiecutter.package_name}}"
     _, _, part = module.partition(".")
-    # The name of a file that not every task has holds a condition.
-    assert any(re.search(rf"\b{part or '__main__'}\.py\b", path.name) for path in package.iterdir())
+    assert f"src/first_light/{part or '__main__'}.py" in project_files()
     if not part and arguments[0] == "tune":
         parser = ArgumentParser(exit_on_error=False)
         add_tune_options(parser)
-        assert (PROJECT / "tune" / f"priority_{parser.parse_args(arguments[1:]).priority}.yaml").is_file()
+        assert f"tune/priority_{parser.parse_args(arguments[1:]).priority}.yaml" in project_files()
     elif not part:
         assert arguments[0] in ("fit", "validate", "test", "predict", "export", "check")
         _check_arguments(arguments[1:])
 
 
 def _check_arguments(arguments: list[str]) -> None:
-    known = {"--trainer": Trainer, "--learning_rate": LearningRateScheduler}
+    known = {"--trainer": Trainer, "--learning_rate": LearningRateScheduler, "--wandb": SafeWandbLogger}
     for option, value in zip(arguments[::2], arguments[1::2], strict=True):
         place, _, key = option.partition(".")
         if option == "--config":
-            assert (PROJECT / value).is_file()
+            assert value in project_files()
+        elif option == "--seed_everything":
+            assert value.isdecimal()
         else:
             assert key in signature(known[place]).parameters
 

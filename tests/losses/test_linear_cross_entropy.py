@@ -298,3 +298,15 @@ def test_the_minimum_is_that_of_cross_entropy(class_weight, reduction):
     theirs = CrossEntropyLoss(class_weight, **options)
     floor = ours.minimum(LOGITS, torch.eye(3, dtype=torch.float64), TARGET)
     torch.testing.assert_close(floor, theirs.minimum(LOGITS, TARGET))
+
+
+def test_logits_whose_square_overflows():
+    """Without z-loss there is no square: 1e20 squared is no float32, and 0 times infinity no number."""
+    hidden = torch.full((1, 1), 1e10, requires_grad=True)
+    weight = torch.tensor([[-1e10], [1e10]], requires_grad=True)
+    for create_graph in (False, True):
+        loss = linear_cross_entropy_loss(hidden, weight, torch.tensor([0]))
+        gradient = torch.autograd.grad(loss, [hidden, weight], create_graph=create_graph)
+        assert loss.item() == pytest.approx(2e20, rel=1e-6)
+        assert gradient[0].item() == pytest.approx(2e10, rel=1e-6)
+        torch.testing.assert_close(gradient[1].detach(), torch.tensor([[-1e10], [1e10]]))

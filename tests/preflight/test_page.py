@@ -2,21 +2,18 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import matplotlib.image
 import numpy as np
 import pytest
+from browser import BROWSER, browse
 from preflight.reports import ALL, PICTURES, broken, clean, finding, report
 
 from firstlight.checks import Severity
 from firstlight.preflight import Suppression, apply_suppressions
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -173,20 +170,10 @@ def test_what_is_not_finite_is_named_and_not_drawn():
     assert len(re.search(r'class="line reference" points="([^"]+)"', page)[1].split()) == 5
 
 
-def browse(page, folder, *options):
-    """Open a page in Chromium; return what it printed, and the addresses that the page asked for."""
+def opened(page, folder, *options):
+    """Open the text of a page in Chromium; return what it printed, and the addresses that the page asked for."""
     (folder / "page.html").write_text(page, encoding="utf-8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--virtual-time-budget=2000",
-               f"--user-data-dir={folder / 'profile'}", f"--log-net-log={folder / 'net.json'}",
-               "--enable-logging=stderr", "--window-size=1100,900", *options,
-               (folder / "page.html").as_uri()]  # fmt: skip
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    events = [event.get("params", {}) for event in json.loads((folder / "net.json").read_text())["events"]]
-    # what the browser asks for on its own behalf comes from no page
-    asked = {event["url"] for event in events if event.get("initiator", "not an origin") != "not an origin"}
-    return ran, {url for url in asked if not url.startswith(("file:", "data:", "chrome"))}
+    return browse((folder / "page.html").as_uri(), folder, *options)
 
 
 in_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
@@ -196,7 +183,7 @@ in_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this mac
 @in_browser
 @pytest.mark.parametrize("name", ALL)
 def test_a_browser_shows_the_verdict_and_asks_nothing_of_the_network(name, tmp_path):
-    ran, asked = browse(ALL[name]().to_html(), tmp_path, "--dump-dom", f"--screenshot={tmp_path / 'page.png'}")
+    ran, asked = opened(ALL[name]().to_html(), tmp_path, "--dump-dom", f"--screenshot={tmp_path / 'page.png'}")
     assert asked == set()
     said = " ".join(" ".join(Reader(ran.stdout).text).split())
     assert ("Nothing was found" if name == "clean" else "Cannot learn as written") in said
@@ -209,7 +196,7 @@ def test_a_browser_shows_the_verdict_and_asks_nothing_of_the_network(name, tmp_p
 @in_browser
 def test_a_request_and_a_script_error_would_be_seen(tmp_path):
     page = '<img src="http://127.0.0.1:9/x.png"><script>throw new Error("x")</script>'
-    ran, asked = browse(page, tmp_path, "--dump-dom")
+    ran, asked = opened(page, tmp_path, "--dump-dom")
     assert asked == {"http://127.0.0.1:9/x.png"}
     assert "CONSOLE" in ran.stderr
 

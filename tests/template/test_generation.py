@@ -24,7 +24,8 @@ QUESTIONS = {
     if not key.startswith("_")
 }
 CHOICES = [(key, value) for key, values in QUESTIONS.items() if isinstance(values, list) for value in values]
-AUTHORS = ['He said "hi"', "O'Brien \\ Söhne", "山田 太郎", '");import os;os.abort()#', "a: b, [c]"]
+AUTHORS = ['He said "hi"', "O'Brien \\ Söhne", "山田 太郎", '");import os;os.abort()#', "a: b, [c]",
+           '$(touch x) `touch x`; touch x & | > x %PATH% $IFS !! \'"\'']  # fmt: skip
 PROJECTS = [
     *({key: value} for key, value in CHOICES),
     *({"author": author} for author in AUTHORS),

@@ -1,6 +1,6 @@
 import pytest
 
-from firstlight.tracking import redact, redact_argv
+from firstlight.tracking import redact, redact_argv, redact_diff
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,30 @@ def test_argv():
     argv = ["fit", "--lr=0.1", "--hub.token", "abc", "--api-key=x=y", "--password", "--verbose", "--max_tokens", "9"]
     masked = ["fit", "--lr=0.1", "--hub.token", "***", "--api-key=***", "--password", "--verbose", "--max_tokens", "9"]
     assert redact_argv(argv) == masked
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "masked"),
+    [
+        ("b/.env", "+export HF_TOKEN=abc # mine", "+export HF_TOKEN=***"),
+        ("b/x.yaml", "-  password: hunter2", "-  password: ***"),
+        ("b/x.yaml", "+  max_tokens: 512", "+  max_tokens: 512"),
+        ("b/x.json", ' "apiKey": "sk-1", "lr": 0.1', ' "apiKey": "***", "lr": 0.1'),
+        ("b/x.py", '+api_key: str = "sk-1"', '+api_key: str = "***"'),
+        ("b/x.py", "+hub(token='sk-1', lr=0.1)", "+hub(token='***', lr=0.1)"),
+        ("b/x.py", "+token = tokenizer(text)", "+token = tokenizer(text)"),
+        (
+            "b/x.py",
+            "+def f(token: Tensor, password: str | None = None):",
+            "+def f(token: Tensor, password: str | None = None):",
+        ),
+        ("b/x.py", "+url = 'https://me:pw@host/x'", "+url = 'https://***@host/x'"),
+    ],
+)
+def test_secrets_in_a_diff(file, line, masked):
+    assert redact_diff(f"--- a\n+++ {file}\n{line}") == f"--- a\n+++ {file}\n{masked}"
+
+
+def test_a_diff_without_secrets_stays_to_the_letter():
+    diff = "diff --git a/x.py b/x.py\n--- a/x.py\n+++ b/x.py\n@@ -1 +1 @@\n-lr = '0.1'\n+lr = '0.2'\n"
+    assert redact_diff(diff) == diff

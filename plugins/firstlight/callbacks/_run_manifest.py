@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from firstlight import __version__
-from firstlight.tracking import redact, redact_argv
+from firstlight.tracking import redact, redact_argv, redact_diff
 
 
 @final
@@ -28,7 +28,7 @@ class RunManifest(Callback):
     The run folder is ``trainer.log_dir`` or, without a logger, ``trainer.default_root_dir``. The manifest holds the
     command line, git revision and branch, packages with versions, Python, machine, devices, seed, Trainer settings, the
     hyperparameters of module and data, and the data's own fingerprint if the datamodule has a ``fingerprint()`` that
-    returns plain values. Arguments and values whose name looks like a secret are masked.
+    returns plain values. Arguments and values whose name looks like a secret are masked, in the diff too.
 
     Role: observer.
     Reads: the process and the repository of the working directory. Writes: the two files, on rank 0. Logs: the manifest
@@ -55,7 +55,7 @@ class RunManifest(Callback):
             name = f"manifest-{earlier + 1}.json" if earlier else "manifest.json"
             (folder / name).write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
             if diff:
-                (folder / "git.diff").write_text(diff + "\n", encoding="utf-8")
+                (folder / "git.diff").write_text(redact_diff(diff) + "\n", encoding="utf-8")
         except OSError as error:
             rank_zero_warn(f"RunManifest could not write to {folder}: {error}")
         for logger in trainer.loggers:

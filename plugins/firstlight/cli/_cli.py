@@ -45,6 +45,7 @@ from firstlight.cli._quiet import quiet
 from firstlight.cli._record import RunRecord
 from firstlight.cli._run_folder import new_run_folder, run_folder_of, shared_with_children
 from firstlight.cli._say import say, short
+from firstlight.cli._secret_free import SecretFreeCheckpointIO
 from firstlight.cli._slots import SLOTS
 from firstlight.cli._table_files import TableFormat, check_format
 from firstlight.cli._trained_with import trained_with
@@ -367,7 +368,7 @@ class FirstlightCLI(LightningCLI):
         trainer = self._instantiate_trainer(config, callbacks)
         # One that was chosen, by a plugin or by the strategy, stays.
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
+            trainer.strategy.checkpoint_io = SecretFreeCheckpointIO(VerifiedCheckpointIO())
         return trainer
 
     def _loggers(self, given: Any, wandb: Logger | None) -> list[Logger]:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from firstlight.cli._checkpoints import Checkpoint
 from firstlight.cli._csv_logger import RunCSVLogger
+from firstlight.cli._secret_free import mask_hyperparameters
 
 
 class RunRecord(Callback):
@@ -47,6 +48,10 @@ class RunRecord(Callback):
                 logger.log_hyperparams({**self.config, **resumed})
             if self.resumes:
                 self._put_aside(self.resumes.refused)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Mask secrets, whoever writes the file: a sharded strategy or a plugin of the project's may."""
+        mask_hyperparameters(checkpoint)
 
     def _put_aside(self, refused: tuple[Path, ...]) -> None:
         """Rename a refused last.ckpt, now that all processes have chosen: else last-v1.ckpt is written beside it."""

@@ -27,7 +27,7 @@ def trained_with(checkpoint: Path) -> dict[str, Any]:
     values.pop("_instantiator", None)
     if "_class_path" in values:
         values = {"class_path": values.pop("_class_path"), "init_args": values}
-    return {"model": values} if values else {}
+    return {"model": _without_masked(values)} if values else {}
 
 
 def _without_masked(value: Any) -> Any:

@@ -30,6 +30,8 @@ _KINDS: dict[LayerKind, tuple[type[nn.Module], ...]] = {
     "attention": (nn.MultiheadAttention,),
 }
 
+_LARGEST = 65504
+
 
 def layer_kind(layer: nn.Module) -> LayerKind | None:
     """Return the kind of ``layer``, or ``None`` if no plan speaks about it."""
@@ -88,6 +90,11 @@ class InitRule:
         )
         require(self.std is None or 0 <= self.std < math.inf, "std", self.std, "zero or more")
         require(self.gain is None or 0 < self.gain < math.inf, "gain", self.gain, "above zero")
+        for name in ("std", "gain", "forget_bias"):
+            value = getattr(self, name)
+            require(
+                value is None or abs(value) <= _LARGEST, name, value, f"a number that float16 holds, up to {_LARGEST}"
+            )
         recurrent = self.scheme != "gates" or list(self.kinds) == ["recurrent"]
         require(recurrent, "kinds", list(self.kinds), "['recurrent'] for the scheme 'gates'")
 

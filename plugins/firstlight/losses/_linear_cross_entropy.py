@@ -194,7 +194,9 @@ class _Head:
             logits = logits + self.bias
         log_sum = logits.logsumexp(1)
         hard = log_sum - logits.gather(1, self.target[:, None]).squeeze(1)
-        losses = self.share * ((1 - settings.smoothing) * hard + settings.z_loss * log_sum.square())
+        losses = self.share * (1 - settings.smoothing) * hard
+        if settings.z_loss:  # 0 times a square that overflows is NaN
+            losses = losses + self.share * settings.z_loss * log_sum.square()
         if settings.smoothing:
             losses = losses + self.even * ((log_sum[:, None] - logits) @ self.class_weight)
         return losses
@@ -259,8 +261,10 @@ class _Head:
         log_sum = (logits.gather(1, y[:, None]).squeeze(1) - log_p_y).where(counts, 0.0)
         log_p_y = log_p_y.where(counts, 0.0)
         hard = share * (1 - self.settings.smoothing)
-        losses = -hard * log_p_y + z_loss * share * log_sum.square()
-        total = hard + 2 * z_loss * share * log_sum
+        losses, total = -hard * log_p_y, hard
+        if z_loss:  # 0 times a square that overflows is NaN
+            losses = losses + z_loss * share * log_sum.square()
+            total = total + 2 * z_loss * share * log_sum
         if pulled is not None:
             offset = 0.0 if self.bias is None else self.bias @ self.class_weight
             mass = self.class_weight.sum()

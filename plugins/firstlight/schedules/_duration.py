@@ -11,7 +11,8 @@ from firstlight._require import require
 Duration: TypeAlias = int | float | str
 
 _EXPECTED = "an int of optimizer steps, a float fraction of the run in [0, 1], or a string such as '3ep' or '500ba'"
-_TEXT = re.compile(r"(\d+(?:\.\d+)?)(ep|ba)")
+_TEXT = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ep|ba)", re.ASCII)
+_MOST_STEPS = 2**53  # a float counts them all; no run has more
 
 
 def check_duration(name: str, value: Duration) -> None:
@@ -21,7 +22,9 @@ def check_duration(name: str, value: Duration) -> None:
     elif isinstance(value, float):
         require(0.0 <= value <= 1.0, name, value, _EXPECTED)
     else:
-        require(isinstance(value, int) and not isinstance(value, bool) and value >= 0, name, value, _EXPECTED)
+        require(
+            isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_STEPS, name, value, _EXPECTED
+        )
 
 
 def needs_total(value: Duration) -> bool:

@@ -19,6 +19,12 @@ _HARMLESS_KEY = re.compile(
     re.IGNORECASE,
 )
 _URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_FILE = re.compile(r"(?:---|\+\+\+) \S*?([^/\s]+)$")
+# key = "value", "key": "value" and key: str = "value"; and, where no code is written, key=value and key: value.
+_QUOTED = re.compile(
+    r"""(?P<key>[\w.-]+)(?P<sign>["']?\s*(?::[^=:"']*=|[:=])\s*[rbfu]?)(?P<quote>["'])(?:.*?)(?P=quote)"""
+)
+_BARE = re.compile(r"(?P<key>[\w.-]+)(?P<sign>\s*[:=]\s*)[^\s\"'#].*")
 
 
 def is_secret_key(key: str) -> bool:
@@ -68,6 +74,39 @@ def redact_argv(argv: Sequence[str]) -> list[str]:
             masked.append(_URL_LOGIN.sub(MASK, word))
             next_is_secret = not equals and word.startswith("-") and is_secret_key(word.lstrip("-"))
     return masked
+
+
+def redact_diff(diff: str) -> str:
+    r"""Return a ``git diff`` in which literal values of secret keys, and logins in URLs, read ``***``.
+
+    In Python a literal is what stands in quotes; anywhere else (``.env``, YAML, TOML) it is all after the sign.
+
+    >>> print(redact_diff("+++ b/.env\n+HF_TOKEN=abc\n+++ b/hub.py\n+token = read()\n+api_key = 'sk-1'"))
+    +++ b/.env
+    +HF_TOKEN=***
+    +++ b/hub.py
+    +token = read()
+    +api_key = '***'
+    """
+    lines, is_code = [], False
+    for line in diff.split("\n"):
+        named = _FILE.match(line)
+        if named:
+            is_code = named[1].endswith((".py", ".ipynb"))
+        else:
+            line = _URL_LOGIN.sub(MASK, _QUOTED.sub(_mask_quoted, line))
+            line = line if is_code else _BARE.sub(_mask_bare, line)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _mask_quoted(found: re.Match[str]) -> str:
+    hidden = f"{found['key']}{found['sign']}{found['quote']}{MASK}{found['quote']}"
+    return hidden if is_secret_key(found["key"]) else found[0]
+
+
+def _mask_bare(found: re.Match[str]) -> str:
+    return f"{found['key']}{found['sign']}{MASK}" if is_secret_key(found["key"]) else found[0]
 
 
 def _mask(value: Any) -> Any:
