@@ -124,7 +124,7 @@ def test_a_mistake_is_located(project, refused):
 def test_a_file_that_is_no_checkpoint(project, refused, tmp_path):
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(b"not a checkpoint")
-    assert "cannot be read as a checkpoint" in refused("test", f"--ckpt_path={broken}")
+    assert "is refused as a checkpoint" in refused("test", f"--ckpt_path={broken}")
     code = tmp_path / "code.ckpt"
     torch.save({"state_dict": {}, "run": Path("x")}, code)
     assert "objects other than tensors" in refused("test", f"--ckpt_path={code}")
