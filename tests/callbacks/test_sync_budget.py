@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from firstlight.callbacks import EarlyStopping, GradientClipping, HealthMonitor, ProgressBar
+from firstlight.recovery import ExactResume, NonFiniteGuard
 from helpers import fit, loader, supervised
 
 aten = torch.ops.aten
@@ -83,6 +84,9 @@ class Budget(NamedTuple):
 STATED: dict[type[Callback], Budget] = {
     EarlyStopping: Budget(a_check=4),  # finite? better? which best? and its message
     GradientClipping: Budget(a_step=1),  # finite? on_nonfinite="ignore" asks nothing
+    ExactResume: Budget(a_check=1),  # the seed of an epoch's order, drawn on the host
+    # Is the step finite? The rest are snapshots of "rollback", which lie on the host.
+    NonFiniteGuard: Budget(a_step=3),
     HealthMonitor: Budget(a_check=2),  # the validation loss, out of all that was measured
     ProgressBar: Budget(a_check=7),  # the line of an epoch: its loss and what validation measured
 }
@@ -141,6 +145,7 @@ def overspent(bare, tmp_path):
     return measure
 
 
+@pytest.mark.filterwarnings("ignore:GeneratedSamples stands aside")
 @pytest.mark.parametrize("with_logger", [True, False], ids=["logger", "no logger"])
 @pytest.mark.parametrize("callback", listed(), ids=lambda cls: cls.__name__)
 def test_one_read_for_each_value_that_is_written(callback, with_logger, overspent):

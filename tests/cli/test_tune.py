@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -43,9 +44,9 @@ NESTED = """
 
 
 @pytest.fixture(autouse=True)
-def _quiet(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1] / "plugins"))  # of the processes: this package, not another
-    with quiet_optuna():
+def _quiet():
+    with pytest.MonkeyPatch.context() as patch, quiet_optuna():
+        patch.setenv("PYTHONPATH", str(HERE.parents[1] / "plugins"))  # of the processes: this package, not another
         yield
 
 
@@ -244,8 +245,13 @@ def test_a_configuration_that_does_not_start_stops_the_search(tmp_path):
 def test_an_interrupt_ends_the_trial_and_leaves_it_to_be_begun_again(tmp_path):
     store, setup = setup_for(tmp_path, 0.5, 0.3)
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        search(store, replace(setup, words=("fit", "--do=interrupt")), LIGHT, num_trials=1, prune=True)
+    # What runs in the background of a shell is started with interrupts ignored, these tests perhaps, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            search(store, replace(setup, words=("fit", "--do=interrupt")), LIGHT, num_trials=1, prune=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 200, "the trial would have gone on for 300 seconds"
     (trial,) = store.trials.values()
     assert trial.state == TrialState.WAITING

@@ -70,9 +70,9 @@ def test_sigterm_at_a_random_moment(run, unbroken, fault_table: FaultTable, seed
         first.wait_for(lambda: first.steps)
         time.sleep(random.Random(seed).uniform(0, 0.8))
         os.kill(first.pid, signal.SIGTERM)
-    if first.code == 0:
+    if first.code in (0, -signal.SIGTERM):  # the handlers are lifted when the fit is over
         assert first.steps[-1] == STEPS, first.output
-        fault_table.add("SIGTERM at a random moment", "came in the last step: the run ended as usual", 0)
+        fault_table.add("SIGTERM at a random moment", "came when the last step was done: the run had ended", 0)
         return
     assert first.code == 143, first.output
     assert f"stopped by SIGTERM after step {first.steps[-1]}; --resume auto goes on" in first.output

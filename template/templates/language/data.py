@@ -35,8 +35,8 @@ class TopicsDataModule(LightningDataModule):
     """Loaders over windows of the text; in training the windows get longer with the epochs.
 
     Short windows teach what the last few bytes say, and are cheap in attention; the long ones then add what
-    is further away. A batch holds as many tokens at any length, so an epoch has as many steps. The Trainer has
-    to ask for a new loader each epoch: ``reload_dataloaders_every_n_epochs: 1``.
+    is further away. A batch holds as many tokens at any length, so an epoch has as many steps. The Trainer
+    has to ask for a new loader each epoch: ``reload_dataloaders_every_n_epochs: 1``.
 
     Args:
         batch_size: Windows of full length in a batch; shorter ones are more.
