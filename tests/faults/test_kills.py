@@ -45,8 +45,8 @@ def test_sigkill_while_a_checkpoint_is_written(run, unbroken, fault_table: Fault
     chance = random.Random(seed)
     wanted = chance.randint(0, 8)  # files that are done before the one that is hit
     with run.attempt("--model.megabytes=64") as first:
-        first.wait_for(lambda: (run.root / "runs").exists() and len(list(run.checkpoints.glob("*.ckpt"))) >= wanted)
-        first.wait_for(run.parts)
+        first.wait_for(lambda: len(list(run.root.glob("runs/*/*/checkpoints/*.ckpt"))) >= wanted)
+        first.wait_for(lambda: list(run.root.glob("runs/*/*/checkpoints/.*.part")))
         time.sleep(chance.uniform(0, 0.03))
         os.kill(first.pid, signal.SIGKILL)
     inside = bool(run.parts())

@@ -173,6 +173,12 @@ def test_it_says_what_differs(tmp_path):
     again(plain, "bare/02-batch.ckpt", "written without ExactResume")
 
 
+def test_it_says_that_new_loaders_are_not_followed(tmp_path):
+    stopped(tmp_path, plain, max_epochs=1)
+    again = {"max_epochs": 1, "reload_dataloaders_every_n_epochs": 1}
+    warned(tmp_path, plain, "02-batch.ckpt", "loaders are made anew in the run", **again)
+
+
 def test_it_says_when_a_validation_is_left_out(tmp_path):
     stopped(tmp_path, plain, val_check_interval=2, max_epochs=1)
     warned(tmp_path, plain, "02-batch.ckpt", LEFT_OUT, val_check_interval=2, max_epochs=1)

@@ -88,6 +88,11 @@ class ExactResume(Callback):
             self._unseen.append(type(loader).__qualname__)
             return
         states = self._resumed["loaders"] if self._resumed is not None else []
+        if states and getattr(trainer, "reload_dataloaders_every_n_epochs", 0):  # an attribute that has no type
+            self._differs.append(
+                "loaders are made anew in the run (reload_dataloaders_every_n_epochs): the data's order"
+            )
+            states = []
         enter = states[len(self._loaders)] if len(self._loaders) < len(states) else None
         if enter is not None:
             ranks = self._ranks_then, trainer.world_size
