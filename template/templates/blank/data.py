@@ -40,29 +40,5 @@ class StarterDataModule(LightningDataModule):
             for index, (part, size) in enumerate(sizes.items())
         }
 
-    def _loader(self, part: str) -> DataLoader[Batch]:
-        return DataLoader(
-            self.datasets[part],
-            batch_size=self.batch_size,
-            shuffle=part == "train",
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, the same order for the same seed."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The samples that choose the checkpoint."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The samples that no choice may look at."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """The test samples again; put your own here."""
-        return self._loader("test")
+{% set samples, batch, part, whole_batches = "samples", "Batch", "str", false -%}
+{% include "shared/loaders.py" -%}

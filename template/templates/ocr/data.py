@@ -90,29 +90,5 @@ class StringsDataModule(LightningDataModule):
             for part, (images, digits) in strings.items()
         }
 
-    def _loader(self, part: Part) -> DataLoader[tuple[Tensor, Tensor]]:
-        return DataLoader(
-            self.datasets[part],
-            batch_size=self.batch_size,
-            shuffle=part == "train",
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Shuffled, the same order for the same seed."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """The strings that choose the checkpoint."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """The strings that no choice may look at."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """The test strings again; put your own here."""
-        return self._loader("test")
+{% set samples, batch, part, whole_batches = "strings", "tuple[Tensor, Tensor]", "Part", false -%}
+{% include "shared/loaders.py" -%}

@@ -31,30 +31,5 @@ class DigitsDataModule(LightningDataModule):
             for part, (images, labels) in load_split().items()
         }
 
-    def _loader(self, part: Part) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(
-            self.datasets[part],
-            batch_size=self.batch_size,
-            shuffle=part == "train",
-            drop_last=part == "train",  # the loss of a batch depends on its size, or its statistics do
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Shuffled, the same order for the same seed; what is left over of an epoch comes in another."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """The images to choose by."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """The images that no choice may look at."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """The test images again; put your own here."""
-        return self._loader("test")
+{% set samples, batch, part, whole_batches = "images", "tuple[Tensor, ...]", "Part", true -%}
+{% include "shared/loaders.py" -%}

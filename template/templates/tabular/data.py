@@ -60,29 +60,5 @@ class DiabetesDataModule(LightningDataModule):
             for part, (x, y) in standardized(load_split()).items()
         }
 
-    def _loader(self, part: Part) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(
-            self.datasets[part],
-            batch_size=self.batch_size,
-            shuffle=part == "train",
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Shuffled, the same order for the same seed."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """The patients that choose the checkpoint."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """The patients that no choice may look at."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """The test patients again; put your own here."""
-        return self._loader("test")
+{% set samples, batch, part, whole_batches = "patients", "tuple[Tensor, ...]", "Part", false -%}
+{% include "shared/loaders.py" -%}
