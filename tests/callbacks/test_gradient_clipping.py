@@ -150,7 +150,7 @@ def test_ignore_waits_for_nothing():
 def test_half_precision_gradients_do_not_become_zero():
     """torch's own clipping of these gives exactly zero: the sum of squares overflows fp16."""
     grads = [torch.full((300,), 1e4, dtype=torch.float16) for _ in range(3)]
-    from firstlight.callbacks._gradients import norms_of
+    from firstlight._gradients import norms_of
 
     total = torch.linalg.vector_norm(norms_of(grads))
     assert total.item() == pytest.approx(1e4 * math.sqrt(900), rel=1e-3)

@@ -229,7 +229,7 @@ def test_sparse_gradients_and_lbfgs(tmp_path):
 
 
 def test_half_precision_norms_do_not_overflow():
-    from firstlight.callbacks._gradients import norms_of
+    from firstlight._gradients import norms_of
 
     gradients = [torch.full((300, 300), 1000.0, dtype=torch.float16), torch.ones(3, dtype=torch.float64)]
     assert norms_of(gradients).tolist() == pytest.approx([300_000.0, math.sqrt(3)], rel=1e-4)  # in fp16: inf

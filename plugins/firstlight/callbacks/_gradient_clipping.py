@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from firstlight._gradients import gradients, norms_of
 from firstlight._require import require
 from firstlight._shadows import Shadows
-from firstlight.callbacks._gradients import gradients, local, loss_scale, multiply_, norms_of, scaler_of
+from firstlight.callbacks._gradients import local, loss_scale, multiply_, scaler_of
 
 _HISTORY = 1000  # norms that the percentile looks back on
 _WARM = 10  # steps before a percentile means anything

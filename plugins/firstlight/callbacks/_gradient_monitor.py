@@ -12,10 +12,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from firstlight._gradients import gradients, norms_of
 from firstlight._require import require
 from firstlight._shadows import Shadows
 from firstlight.callbacks._gradient_listener import GradientListener
-from firstlight.callbacks._gradients import gradients, loss_scale, norms_of, scaler_of
+from firstlight.callbacks._gradients import loss_scale, scaler_of
 from firstlight.callbacks._packages import lightning_module_class
 
 _MOST_UNCOUNTED = 1000  # norms that wait on the device where nothing is logged
@@ -26,7 +27,7 @@ class GradientMonitor(Callback):
     """Watch the gradients of each optimizer step without waiting for the device.
 
     Norms are 2-norms over the parameters of the optimizer, accumulated over the window and unscaled. Between log
-    steps everything stays on the device in one small tensor; nothing is read back before Lightning writes its logs.
+    steps everything stays on the device, one number a step; nothing is read back before Lightning writes its logs.
 
     Role: observer.
     Reads: ``param.grad`` before clipping and, where clipping is not torch's by norm, again after it.

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from firstlight import __version__
+from firstlight._run_folder import run_folder
 from firstlight.callbacks._gradient_monitor import GradientMonitor
 from firstlight.callbacks._health_clock import Clock
 from firstlight.callbacks._health_record import MOST_UNREAD, HealthRecord, Place
 from firstlight.callbacks._health_text import to_text, what_stands_out
-from firstlight.callbacks._report_files import run_folder
 
 _Hook = TypeVar("_Hook", bound=Callable[..., None])
 

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info, r
 from torch import Tensor
 from torch.optim import Optimizer
 
+from firstlight._gradients import norms_of
 from firstlight._require import require
-from firstlight.callbacks._gradients import norms_of
 from firstlight.callbacks._health_readings import Readings
 from firstlight.callbacks._report_files import write_report
 from firstlight.checks import WATCH_CHECKS, Check, Finding, Severity

@@ -7,14 +7,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from firstlight._run_folder import run_folder
 from firstlight.preflight import PreflightReport
-
-
-def run_folder(trainer: Any) -> str:
-    """Return what ``trainer.log_dir`` is on rank 0, without its broadcast: no process waits for another here."""
-    for logger in trainer.loggers[:1]:
-        return str(logger.log_dir or logger.save_dir or trainer.default_root_dir)
-    return str(trainer.default_root_dir)
 
 
 def write_report(trainer: Any, report: PreflightReport, name: str) -> None:

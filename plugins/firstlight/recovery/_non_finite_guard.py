@@ -13,7 +13,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from firstlight._gradients import gradients, norms_of
 from firstlight._require import require
+from firstlight._run_folder import run_folder
 from firstlight.recovery._culprit import culprit_of
 from firstlight.recovery._epoch_values import metric_states, set_metric_states
 from firstlight.recovery._exact_resume import ExactResume
@@ -170,10 +172,10 @@ class NonFiniteGuard(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self._aside:
             return
-        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        owners, grads = gradients(optimizer)
         if not grads:
             return
-        total = _norm(grads)
+        total = torch.linalg.vector_norm(norms_of(grads).double())
         if trainer.world_size == 1 and self._loss is not None:
             total = total + self._loss.to(total.device, total.dtype)  # where no parameter got a share of it
         if bool(torch.isfinite(total)):
@@ -181,9 +183,8 @@ class NonFiniteGuard(Callback):
         if not self._bad:
             self._bad = True
             self._tell(trainer, pl_module)
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None  # the optimizer passes over it: no update, no decay, no trace in its moments
+        for parameter in owners:
+            parameter.grad = None  # the optimizer passes over it: no update, no decay, no trace in its moments
 
     def _tell(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down a bad step, on all ranks together; raise if the run is to end."""
@@ -208,7 +209,7 @@ class NonFiniteGuard(Callback):
             "samples": samples,
         }
         weights = next((n for n, p in pl_module.named_parameters() if not bool(torch.isfinite(p).all())), None)
-        folder = Path(_run_folder(trainer)) / "nonfinite"
+        folder = Path(run_folder(trainer)) / "nonfinite"
         if keep and (trainer.global_rank in ranks or (not ranks and trainer.is_global_zero)):
             saved = {"batch": self._batch, "samples": samples, "rank": trainer.global_rank}
             saved |= {key: event[key] for key in ("step", "epoch")} | {"batch_idx": self._batch_idx}
@@ -265,15 +266,6 @@ class NonFiniteGuard(Callback):
         self._handles, self._before, self._batch, self._loss = [], {}, None, None
 
 
-def _norm(grads: list[Tensor]) -> Tensor:
-    """Return the 2-norm over all gradients, in float32 at least: squares of 16-bit ones overflow."""
-    values = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in grads]
-    norms = [torch.linalg.vector_norm(v, dtype=torch.float32 if v.dtype.itemsize < 4 else None) for v in values]
-    norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]  # sharded: over all ranks
-    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]))
-    return total
-
-
 def _logged(trainer: Trainer) -> dict[str, tuple[dict[str, Tensor], bool]]:
     """Return the sums of the epoch by key: tensors that Lightning replaces and does not change."""
     results = trainer.fit_loop.epoch_loop._results
@@ -302,13 +294,6 @@ def _words(event: dict[str, Any], world_size: int) -> str:
         f"step {event['step']}, epoch {event['epoch']}, batch {event['batch']}: "
         f"the {event['what']}{ranks} is not finite{where}{saved}"
     )
-
-
-def _run_folder(trainer: Trainer) -> str:
-    """Return what ``trainer.log_dir`` is on rank 0, without its broadcast: no process waits for another here."""
-    for logger in trainer.loggers[:1]:
-        return str(getattr(logger, "log_dir", None) or logger.save_dir or trainer.default_root_dir)
-    return str(trainer.default_root_dir)
 
 
 def _write(path: Path, events: list[dict[str, Any]]) -> None:
