@@ -147,6 +147,17 @@ def test_two_monitors_see_the_same_and_come_to_an_end():
     assert one._readings.activation_samples == two._readings.activation_samples == 8
 
 
+def test_a_loss_for_each_sample_may_go_backward():
+    class PerSample(TwoOptimizers):
+        def training_step(self, batch, batch_idx):
+            losses = self.net(batch[0]).square().mean(1)
+            self.manual_backward(losses, gradient=torch.ones_like(losses))
+
+    monitor = HealthMonitor()
+    fit(PerSample(), monitor, max_steps=-1, max_epochs=1)
+    assert monitor.report is not None
+
+
 @pytest.mark.parametrize("kind", ["manual", "bf16-mixed", "compiled"])
 def test_other_ways_to_train(kind):
     module = TwoOptimizers() if kind == "manual" else plain()

@@ -134,7 +134,7 @@ class HealthMonitor(Callback):
             start -= max(0.0, listened - self._forward)  # to listen takes time, too
         elif self._batches % _SAMPLE_EVERY == _SAMPLE_EVERY - 1:
             self._forward = start - self._forward_began
-        if self._on_cpu:
+        if self._on_cpu and loss.numel() == 1:  # self.manual_backward takes others too
             # Nothing waits for it, and before the step the weights are still those that made this loss.
             self._loss = _read_now(loss)
             if not math.isfinite(self._loss) and self._readings.nonfinite_step is None:
