@@ -311,6 +311,34 @@ def test_results_and_confirmation(tmp_path, capsys):
     assert "confirm, seed" not in capsys.readouterr().out, "nothing is run twice"
 
 
+def test_the_best_of_a_search_is_kept_by_the_worker_that_writes_last(tmp_path):
+    store, setup = setup_for(tmp_path, "0.5", "0.3")
+    for label, index in (("0.5", 0), ("0.3", 1)):
+        trial, _ = store.claim(2)
+        trial.set_user_attr("overlay", {"do": label})
+        if index == 0:
+            store.study.tell(trial, 0.5)
+
+    class Behind(Store):
+        """Another worker ends its trial, and writes, after this one has read the store for the first time."""
+
+        reads = 0
+
+        @property
+        def trials(self):
+            found = super().trials
+            Behind.reads += 1
+            if Behind.reads == 1:
+                store.study.tell(1, 0.3)
+                write_results(store, setup)
+            return found
+
+    write_results(Behind(store.study), setup)
+    assert yaml.safe_load((setup.folder / "best.yaml").read_text()) == {"do": "0.3"}
+    with (setup.folder / "trials.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["complete", "complete"]
+
+
 def test_the_table_has_the_configuration_as_it_was_however_bad(tmp_path):
     store, setup = setup_for(tmp_path, 0.5, 0.3)
     for value in (9.0, *range(8), 3.5):

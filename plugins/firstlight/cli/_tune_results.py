@@ -23,17 +23,32 @@ _WIDEST_CELL = 14
 
 def write_results(store: Store, setup: Setup) -> None:
     """Write everything into the study's folder, and print the table."""
-    trials = store.trials
     setup.folder.mkdir(parents=True, exist_ok=True)
-    written = [_write_csv(setup.folder / "trials.csv", trials, setup)]
+    # A worker that read the store before another's last trial may write after it: whoever writes last has seen all.
+    while True:
+        trials = store.trials
+        written, best = _write(trials, setup)
+        if _states(store.trials) == _states(trials):
+            break
     for line in table(trials, setup):
         say(line)
-    ranked = rank(trials, setup)
-    if ranked:
-        picture = draw(trials, setup, setup.folder / "trials.png")
-        written += [picture] if picture else []
-        say(f"best:     {short(write_best(setup, ranked[0], trials[ranked[0]]))}  (fit --config it)")
+    if best is not None:
+        say(f"best:     {short(best)}  (fit --config it)")
     say(f"all:      {', '.join(short(path) for path in written)}")
+
+
+def _write(trials: dict[int, FrozenTrial], setup: Setup) -> tuple[list[Path], Path | None]:
+    written = [_write_csv(setup.folder / "trials.csv", trials, setup)]
+    ranked = rank(trials, setup)
+    if not ranked:
+        return written, None
+    picture = draw(trials, setup, setup.folder / "trials.png")
+    written += [picture] if picture else []
+    return written, write_best(setup, ranked[0], trials[ranked[0]])
+
+
+def _states(trials: dict[int, FrozenTrial]) -> dict[int, TrialState]:
+    return {index: trial.state for index, trial in trials.items()}
 
 
 def rank(trials: dict[int, FrozenTrial], setup: Setup) -> list[int]:
