@@ -22,7 +22,9 @@ TAKEN = """
     ruff hatchling setuptools pip wheel tests configs runs src build dist
 """.split()
 # Python 3.9, which may run this hook, has no list of its own modules.
-STDLIB = getattr(sys, "stdlib_module_names", ()) or """
+STDLIB = (
+    getattr(sys, "stdlib_module_names", ())
+    or """
     abc ast asyncio base64 bisect builtins calendar cmath cmd code codecs collections concurrent copy csv ctypes
     dataclasses datetime decimal difflib dis email enum fractions functools gc getpass glob gzip hashlib heapq
     html http imaplib importlib inspect io ipaddress itertools json keyword linecache locale logging math
@@ -31,6 +33,7 @@ STDLIB = getattr(sys, "stdlib_module_names", ()) or """
     subprocess symtable sys sysconfig tempfile test textwrap threading time timeit token trace traceback types
     typing unicodedata unittest urllib uuid venv warnings wave weakref xml zipfile zlib zoneinfo
 """.split()
+)
 
 
 def ascii_form(text: str, pattern: str, fill: str) -> str:

@@ -24,10 +24,10 @@ TESTS = Path(__file__).parents[1]
 class Server:
     """The process that forks runs; one at a time."""
 
-    def __init__(self) -> None:
-        path = os.pathsep.join([str(TESTS), str(TESTS.parent / "plugins")])
+    def __init__(self, module: str = "faults.project", *places: Path) -> None:
+        path = os.pathsep.join(map(str, [TESTS, TESTS.parent / "plugins", *places]))
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(TESTS / "faults" / "serve.py")],
+            [sys.executable, "-W", "ignore", str(TESTS / "faults" / "serve.py"), module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

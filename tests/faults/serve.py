@@ -1,4 +1,7 @@
-"""Starts runs by forking, so that a hundred of them import torch once. A line of JSON asks, lines of JSON answer."""
+"""Starts runs of the module that is named by forking, so that a hundred of them import torch once.
+
+A line of JSON asks, lines of JSON answer.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import os
 import resource
 import sys
 import traceback
+from importlib import import_module
 from typing import Any
 
 import matplotlib.pyplot  # noqa: F401  each run draws its picture
-from faults.project import main
+
+main = import_module(sys.argv[1]).main
 
 
 def run(asked: dict[str, Any]) -> None:

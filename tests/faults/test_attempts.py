@@ -26,7 +26,7 @@ def test_attempts_are_one_group_in_wandb_and_their_steps_do_not_collide(
     attempts = [read_offline_run(path) for path in sorted(run.folder.glob("wandb/offline-run-*"))]
     assert len(attempts) == 2
     assert len({one.path.name for one in attempts}) == 2, "a run of its own: W&B's own count of steps cannot collide"
-    written = [one for one in attempts if one.run_id]  # W&B writes every 15 seconds: a kill before leaves nothing
+    written = [one for one in attempts if one.job_type]  # W&B writes every 15 seconds: a kill before leaves nothing
     assert {one.group for one in written} == {run.folder.name}
     assert [one.job_type for one in written] == ["fit", "resume-1"][-len(written) :]
     assert attempts[1] in written

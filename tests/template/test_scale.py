@@ -1,4 +1,4 @@
-"""The scripts that start a training on several machines, run as they are: torchrun on loopback, a SLURM of two stubs."""
+"""The scripts that start a training on several machines, as they are: torchrun on loopback, a SLURM of two stubs."""
 
 import csv
 import os
@@ -81,12 +81,15 @@ def test_torchrun_on_two_nodes_makes_one_run(bake: Bake, tmp_path: Path) -> None
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["num_nodes"] == 2
     # Two batches in each of two processes are the whole validation part: one process must find the same value.
     alone = start(
-        [sys.executable, "-m", "first_light", "validate", "--run_name", "pair", "--ckpt_path", "last"]
-        + ["--trainer.num_nodes", "1", "--trainer.devices", "1", "--trainer.limit_val_batches", "1.0"],
+        [
+            *[sys.executable, "-m", "first_light", "validate", "--run_name", "pair", "--ckpt_path", "last"],
+            *["--trainer.num_nodes", "1", "--trainer.devices", "1", "--trainer.limit_val_batches", "1.0"],
+        ],
         project,
         environment(project, tmp_path),
     )
-    assert alone.communicate(timeout=300) and alone.returncode == 0
+    assert alone.communicate(timeout=300)
+    assert alone.returncode == 0
     value = column(run / "validate" / "metrics.csv", "val/loss")[-1]
     assert column(run / "metrics.csv", "val/loss")[-1] == pytest.approx(value, rel=1e-5)
 

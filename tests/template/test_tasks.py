@@ -66,7 +66,7 @@ def trained(
 @pytest.mark.tasks
 def test_the_level_is_reached(trained: tuple[Installed, Task]) -> None:
     project, task = trained
-    for name in ("validate", "test", "predict"):
+    for name in ("validate", "test", "predict", "export"):
         project.command(name)
     run = project.runs("first-light")[-1]
     baseline = float(project.run("-m", "first_light.baseline").split()[-1]) if task.baseline else None
@@ -80,16 +80,11 @@ def test_the_checklist_has_nothing_to_say(trained: tuple[Installed, Task]) -> No
 
 
 @pytest.mark.tasks
-def test_own_tests_and_types(trained: tuple[Installed, Task]) -> None:
+def test_style_types_and_own_tests(trained: tuple[Installed, Task]) -> None:
+    for words in (("check", "--no-cache", "."), ("format", "--check", "--no-cache", ".")):
+        trained[0].run("-m", "ruff", *words)
     assert re.search(r"\d+ passed", trained[0].run("-m", "pytest", "-q", "-p", "no:cacheprovider"))
     assert "Success" in trained[0].run("-m", "mypy")
-
-
-@pytest.mark.tasks
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes(trained: tuple[Installed, Task], strategy: str) -> None:
-    overlays = ["--config", "configs/debug/fast.yaml", "--config", f"configs/strategy/{strategy}.yaml"]
-    assert "Starting with 2 processes" in trained[0].command("fit", *overlays, "--run_name", strategy)
 
 
 @pytest.mark.tasks
