@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-faults test-properties soak lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis test-matrix docs-figures test-tasks test-site clean help
+.PHONY: demo test test-faults test-properties soak lint docs bench-blocks bench-callbacks bench-checkpoints bench-diagnosis test-matrix docs-figures test-tasks test-site lock clean help
 
 demo: .venv/installed  ## generate a project, check it, train it, test it; another task than vision: make demo TASK=language
 	$(PY) scripts/demo.py $(TASK)
@@ -57,8 +57,14 @@ bench-checkpoints: .venv/installed  ## what a verified checkpoint of 500 MB cost
 bench-diagnosis: .venv-diagnosis/installed  ## faults found and false alarms of the preflight beside other tools, an hour
 	PYTHONPATH=plugins:tests .venv-diagnosis/bin/python benchmarks/diagnosis.py $(ARGS)
 
+# Nothing younger than two days: a malicious release is usually found sooner.
+lock: .venv-lock/installed  ## requirements.lock anew: every package of the tested set by version and hash
+	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra docs -c constraints.txt --quiet --upgrade \
+		--universal --python-version 3.11 --generate-hashes --no-annotate --exclude-newer "2 days" \
+		--custom-compile-command "make lock" -o requirements.lock
+
 clean:  ## remove what the targets built, .venv included; runs/ is yours and stays
-	rm -rf .venv .venv-bench .venv-diagnosis build dist demo docs/_build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-diagnosis .venv-lock build dist demo docs/_build .mypy_cache .pytest_cache .ruff_cache
 	find plugins tests scripts template docs -name __pycache__ -prune -exec rm -rf {} +
 
 help:  ## this list
@@ -93,4 +99,10 @@ help:  ## this list
 	.venv-diagnosis/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . \
 		scikit-learn torch-audit==0.3.0 torchmortem==0.1.1 tqdm pillow
 	.venv-diagnosis/bin/python -m pip install --quiet --disable-pip-version-check --no-deps neural-net-checklist==1.1.0
+	@touch $@
+
+.venv-lock/installed:
+	$(PYTHON) -m venv --clear .venv-lock
+	@echo '*' > .venv-lock/.gitignore
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@touch $@

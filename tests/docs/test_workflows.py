@@ -12,6 +12,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+# Jobs that run none of our code.
+MORE_RIGHTS = {"publish": {"id-token": "write"}, "sbom": {"contents": "write"}}
 
 
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.name)
@@ -37,7 +39,7 @@ def test_rights_are_given_job_by_job(workflow: Path) -> None:
     assert content["permissions"] == {}
     for name, job in content["jobs"].items():
         rights = job["permissions"]
-        assert rights == ({"id-token": "write"} if name == "publish" else {"contents": "read"})
+        assert rights == MORE_RIGHTS.get(name, {"contents": "read"})
         assert "timeout-minutes" in job
 
 
@@ -49,10 +51,13 @@ def test_nothing_from_outside_runs_with_our_rights(workflow: Path) -> None:
             assert step["with"]["persist-credentials"] is False
 
 
-def test_only_the_job_that_runs_none_of_our_code_can_publish() -> None:
-    job = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]["publish"]
-    assert job["environment"] == "pypi"
-    assert all("run" not in step for step in job["steps"])
+def test_only_jobs_that_run_none_of_our_code_can_publish() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    assert jobs["publish"]["environment"] == "pypi"
+    for name in MORE_RIGHTS:
+        for step in jobs[name]["steps"]:
+            assert "actions/checkout" not in step.get("uses", "")
+            assert step.get("run", "gh release upload").startswith("gh release upload")
 
 
 def test_commands_exist(workflow: Path) -> None:
