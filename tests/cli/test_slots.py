@@ -98,6 +98,19 @@ def test_max_norm_holds_from_its_place(project):
     assert norms.max() == pytest.approx(0.05, rel=1e-4), "at the limit, which the first weights are well above"
 
 
+def test_a_watch_and_a_guard_from_their_places(project):
+    places = ("health_monitor", "non_finite_guard", "gradient_noise", "preflight")
+    more = ("--non_finite_guard.policy=rollback", "--preflight.fail_on=never")
+    cli = project.run("fit", *(f"--{name}={{}}" for name in places), *more)
+    kinds = [type(c).__name__ for c in cli.trainer.callbacks]
+    assert {"HealthMonitor", "NonFiniteGuard", "GradientNoise", "Preflight"} <= set(kinds)
+    assert kinds.index("NonFiniteGuard") < kinds.index(
+        "GradientMonitor" if "GradientMonitor" in kinds else "HealthMonitor"
+    )
+    assert (cli.run_folder / "health.json").is_file()
+    assert (cli.run_folder / "preflight.json").is_file()
+
+
 def test_no_place_at_all(project):
     project.write("configs/default.yaml", DEFAULT.replace("early_stopping: {monitor: val/loss, patience: 8}", ""))
     off = [f"--{name}=null" for name in SLOTS]

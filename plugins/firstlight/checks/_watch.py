@@ -70,10 +70,11 @@ class NotLearning(Check):
 class LossSpikes(Check):
     """The loss jumps, again and again or without coming back.
 
-    Rule: a loss more than twice the median of the 100 before it, and more than eight deviations (1.48 of the median
-    absolute deviation of its logarithm) above: three such in the last 1000 steps, or one from which the loss has not
-    come back in 50; a warning.
-    Known false alarms: batches of a few samples, whose deviation is large and is taken into account.
+    Rule: a loss more than twice of what 95 of the 100 before it came to, and more than eight deviations (1.48 of the
+    median absolute deviation of its logarithm) above their median: three such in the last 1000 steps, or one from which
+    the loss has not come back in 50; a warning.
+    Known false alarms: none known; noisy small batches, and mixed ones among plain ones, are no jumps. Where losses are
+    of two kinds in like numbers it may see no jump at all.
     """
 
     code, name, title, rank = "FL613", "loss_spikes", "the loss does not jump", 55

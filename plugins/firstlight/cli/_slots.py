@@ -35,14 +35,23 @@ SLOTS: dict[str, Slot] = {
     "exact_resume": Slot(
         "firstlight.recovery.ExactResume", "a resumed run is the unbroken one, bit for bit", _FIT, on=True
     ),
+    "rank_watch": Slot("firstlight.recovery.RankWatch", "ends all processes when one hangs, stops or raises", _FIT),
+    "preflight": Slot(
+        "firstlight.callbacks.Preflight", "can this set-up learn? asked of copies, before it trains", _FIT
+    ),
     "weight_initialization": Slot("firstlight.callbacks.WeightInitialization", "how weights start", _STEP),
     "overfit_one_batch": Slot("firstlight.callbacks.OverfitOneBatch", "can one batch be memorized?", _FIT),
     "learning_rate": Slot("firstlight.callbacks.LearningRateScheduler", "warm-up and decay", _STEP),
     "batch_mixing": Slot("firstlight.callbacks.BatchMixing", "MixUp and CutMix on training batches", _STEP),
+    "non_finite_guard": Slot(
+        "firstlight.recovery.NonFiniteGuard", "a step whose loss or gradient is NaN: skip, roll back or stop", _FIT
+    ),
     "gradient_clipping": Slot(
         "firstlight.callbacks.GradientClipping", "by norm, value, percentile or unit; what becomes of NaN", _STEP
     ),
     "gradient_monitor": Slot("firstlight.callbacks.GradientMonitor", "gradient norms and clip rate", _FIT),
+    "health_monitor": Slot("firstlight.callbacks.HealthMonitor", "what goes wrong while it trains, said once", _FIT),
+    "gradient_noise": Slot("firstlight.callbacks.GradientNoise", "noise on gradients, less with every step", _STEP),
     "max_norm": Slot("firstlight.callbacks.MaxNorm", "no unit's incoming weights above a limit", _STEP),
     "weight_ema": Slot("firstlight.callbacks.WeightEMA", "validate and end with averaged weights", _STEP),
     "early_stopping": Slot("firstlight.callbacks.EarlyStopping", "stop when a metric stalls", _FIT),

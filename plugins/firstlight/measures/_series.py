@@ -27,8 +27,9 @@ def fall(losses: Sequence[float], *, first: int = 20, window: int = 50) -> float
 def spikes(losses: Sequence[float], *, window: int = 100, factor: float = 2.0, deviations: float = 8.0) -> list[int]:
     """Return the positions of losses far above those before them.
 
-    Above ``factor`` times the median of the ``window`` before, and above it by ``deviations`` robust standard
-    deviations (1.48 of the median absolute deviation) of the logarithm, so that noisy small batches are no spikes.
+    Above ``factor`` times what 95 % of the ``window`` before came to, so that losses of two kinds (mixed and plain
+    batches, say) are no spikes; and above their median by ``deviations`` robust standard deviations (1.48 of the median
+    absolute deviation) of the logarithm, so that noisy small batches are none.
 
     >>> series = [1.0 + 0.01 * (i % 7) for i in range(150)]
     >>> series[120] = 9.0
@@ -45,6 +46,7 @@ def spikes(losses: Sequence[float], *, window: int = 100, factor: float = 2.0, d
             continue
         middle = _median(before)
         spread = 1.48 * _median([abs(value - middle) for value in before])
-        if logs[index] > middle + max(math.log(factor), deviations * spread):
+        usual = sorted(before)[math.ceil(0.95 * len(before)) - 1]
+        if logs[index] > max(usual + math.log(factor), middle + deviations * spread):
             found.append(index)
     return found
