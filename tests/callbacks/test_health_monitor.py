@@ -248,3 +248,16 @@ def test_updates_in_a_trough_of_the_schedule_are_not_held_against_the_run():
     monitor = HealthMonitor(budget=0.99)
     fit(Falls(deep(1, nn.ReLU)), monitor, max_epochs=3)
     assert 1 <= len(monitor._readings.ratios) <= 5 < monitor._readings.steps, "those at the full rate alone"
+
+
+@pytest.mark.parametrize("rates", [(0.1, 1e-12), (1e-12, 1e-12)], ids=["ends in a trough", "never moves"])
+def test_weights_that_stand_still_at_the_end_of_a_schedule_have_moved_before(rates):
+    class Falls(Plain):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            for group in self.optimizers().param_groups:
+                group["lr"] = rates[self.global_step >= 30]
+
+    torch.manual_seed(1)
+    monitor, said = watched(Falls(deep(1, nn.ReLU)), budget=0.99, max_epochs=30, checks=["FL507"])
+    assert ("FL507" in codes(monitor)) == (rates[0] < 0.1)
+    assert any("did not move in" in text for text in said) == (rates[0] < 0.1)

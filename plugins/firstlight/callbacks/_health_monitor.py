@@ -215,13 +215,17 @@ class HealthMonitor(Callback):
         if self._clip is not None and total > 0 and math.isfinite(total):
             readings.clipped.append(min(1.0, self._clip / math.sqrt(total)))
         ratios = []
-        for name, change in zip(names, flat[position:], strict=True):
-            readings.still[name] = readings.still.get(name, 0) + 1 if change == 0 and name in readings.reached else 0
-            if sizes[name] > 1e-3 * now[name].numel() ** 0.5:
-                ratios.append(change / sizes[name])
         readings.peak_rate = max(readings.peak_rate, self._sample["rate"])
         # in a warm-up or a trough updates are short by intent
-        if ratios and self._sample["rate"] > 0.1 * readings.peak_rate:
+        in_full = self._sample["rate"] > 0.1 * readings.peak_rate
+        for name, change in zip(names, flat[position:], strict=True):
+            if change != 0:
+                readings.moved.add(name)
+            elif in_full and name in readings.reached:
+                readings.still[name] = readings.still.get(name, 0) + 1
+            if sizes[name] > 1e-3 * now[name].numel() ** 0.5:
+                ratios.append(change / sizes[name])
+        if ratios and in_full:
             readings.ratios.append(sorted(ratios)[len(ratios) // 2])
         seen = self._sample.get("activations")
         if seen is not None and seen.samples:

@@ -37,7 +37,8 @@ class Readings:
     dead: dict[str, float] = field(default_factory=dict)
     saturated: dict[str, float] = field(default_factory=dict)
     activation_samples: int = 0
-    still: dict[str, int] = field(default_factory=dict)  # samples in a row in which a parameter did not move
+    still: dict[str, int] = field(default_factory=dict)  # samples in which a parameter did not move
+    moved: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
     clipped: list[float] = field(default_factory=list)  # share of the norm that was kept, one a sample
     val: list[float] = field(default_factory=list)
@@ -102,7 +103,7 @@ class Readings:
             found.add({"watch/clip_kept": sorted(bitten)[len(bitten) // 2] if bitten else 1.0})
         else:
             found.skip("watch/clip", "nothing clips")
-        stuck = [name for name, samples in self.still.items() if samples >= 5]
+        stuck = [name for name, samples in self.still.items() if samples >= 5 and name not in self.moved]
         found.add({"update/still": stuck, "pair/reached": sorted(self.reached), "pair/own_steps": self.steps})
         return found
 
