@@ -53,14 +53,51 @@ onload = () => {{
     part => part.getBoundingClientRect().right > page.innerWidth && !scrolls(part));
   document.body.dataset.out = out.map(part => part.tagName).join(" ");
   document.body.dataset.text = article.innerText.length;
+  const style = page.document.createElement("style");
+  style.textContent = "* {{ transition: none !important }}";
+  page.document.head.append(style);
+  for (const theme of ["light", "dark"]) {{
+    page.document.body.dataset.theme = theme;
+    document.body.dataset[theme] = pale(page, page.document.body).join("; ");
+  }}
 }}
+{contrast}
 </script>"""
+
+# Words against what is behind them, by the formula of WCAG 2.2: 4.5 at least, 3 for large ones.
+CONTRAST = """
+const numbers = color => color.match(/[\\d.]+/g).map(Number);
+const light = color => numbers(color).slice(0, 3).map(v => v / 255).map(
+  v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4
+).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const over = (top, below) => {
+  const [r, g, b, a = 1] = numbers(top), under = numbers(below);
+  return `rgb(${[r, g, b].map((v, i) => a * v + (1 - a) * under[i]).join(", ")})`;
+};
+const behind = (page, part) => part === null ? "rgb(255, 255, 255)"
+  : over(page.getComputedStyle(part).backgroundColor, behind(page, part.parentElement));
+function pale(page, root) {
+  const found = new Set();
+  for (const part of root.querySelectorAll("*")) {
+    const words = [...part.childNodes].filter(node => node.nodeType === 3 && node.textContent.trim());
+    const style = page.getComputedStyle(part);
+    if (!words.length || !part.checkVisibility({ visibilityProperty: true, opacityProperty: true })) continue;
+    const ground = behind(page, part), [one, other] = [light(over(style.color, ground)), light(ground)];
+    const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+    const size = parseFloat(style.fontSize), bold = parseInt(style.fontWeight) >= 700;
+    if (ratio < (size >= 24 || (bold && size >= 18.66) ? 3 : 4.5)) {
+      found.add(`${part.tagName}.${part.className} ${ratio.toFixed(2)} ${style.color} on ${ground}`);
+    }
+  }
+  return [...found];
+}
+"""
 
 
 def opened(served: str, folder: Path, page: str, width: int) -> tuple[str, str, set[str]]:
     """What the page became, what the console said, and what was asked of others than the server."""
     frame = SITE / "_frame.html"
-    frame.write_text(FRAME.format(page=page, width=width), encoding="utf-8")
+    frame.write_text(FRAME.format(page=page, width=width, contrast=CONTRAST), encoding="utf-8")
     try:
         ran, asked = browse(
             f"{served}/_frame.html",
@@ -84,6 +121,8 @@ def test_a_page_fits_and_asks_nothing_of_the_network(served: str, tmp_path: Path
     assert foreign == set()
     assert re.search(r'data-out="([^"]*)"', body)[1] == "", "wider than the screen"
     assert int(re.search(r'data-text="(\d+)"', body)[1]) > 500
+    for theme in ("light", "dark"):
+        assert re.search(rf'data-{theme}="([^"]*)"', body)[1] == "", f"too pale in the {theme} theme"
     assert matplotlib.image.imread(tmp_path / "page.png").std() > 0.02, "the page is blank"
 
 
@@ -106,3 +145,16 @@ def test_a_foreign_request_and_a_script_error_would_be_seen(served: str, tmp_pat
     ran, asked = browse(f"{served}/page.html", tmp_path, "--dump-dom")
     assert "http://127.0.0.1:9/x.png" in asked
     assert "CONSOLE" in ran.stderr
+
+
+@pytest.mark.parametrize("served", ["own"], indirect=True)
+def test_pale_words_would_be_seen(served: str, tmp_path: Path) -> None:
+    words = (
+        '<p style="color: #777">4.48 on white</p><p style="color: #767676">4.54</p><h1 style="color: #949494">3.03</h1>'
+    )
+    (tmp_path / "page.html").write_text(f"<article>{words}</article>", encoding="utf-8")
+    frame = FRAME.format(page="page.html", width=390, contrast=CONTRAST)
+    (tmp_path / "frame.html").write_text(frame, encoding="utf-8")
+    ran, _ = browse(f"{served}/frame.html", tmp_path, "--dump-dom", seconds=5)
+    (pale,) = re.findall(r'data-light="([^"]*)"', ran.stdout)
+    assert pale == "P. 4.48 rgb(119, 119, 119) on rgb(255, 255, 255)"

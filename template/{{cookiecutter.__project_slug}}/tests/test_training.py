@@ -21,7 +21,7 @@ def plain(value: Any) -> bool:
 
 def test_a_run_leaves_its_record(fast_run: Path, column: Column) -> None:
     names = {path.name for path in fast_run.iterdir()}
-    assert {"config.yaml", "metrics.csv", "manifest.json", "run.png", "checkpoints"} <= names
+    assert {"config.yaml", "metrics.csv", "manifest.json", "run.png", "health.html", "checkpoints"} <= names
     losses = column(fast_run, "{{ tasks[cookiecutter.task].loss }}")
     assert len(losses) == 8
     assert all(map(math.isfinite, losses))
