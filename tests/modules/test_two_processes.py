@@ -59,6 +59,12 @@ def test_a_sharded_head_gets_the_mean_gradient(run):
     assert max(found["sharded gap"] for found in ranks) < 1e-5
 
 
+def test_a_sharded_discriminator_gets_the_mean_gradient_through_its_penalties(run):
+    """FSDP2 frees the weights after a backward pass, and the gradient of a gradient needs them once more."""
+    _, ranks = run
+    assert max(found["gap of penalties"] for found in ranks) < 1e-5
+
+
 def test_one_rank_writes_the_samples(run):
     folder, _ = run
     assert (folder / "samples.txt").read_text().count("--- step") == 2  # after validate and after fit

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from firstlight.losses import LinearCrossEntropyLoss
-from firstlight.modules import LanguageModule, TranscriptionModule
+from firstlight.modules import GANModule, LanguageModule, TranscriptionModule
 from helpers import trainer
 
 KINDS = 12
@@ -76,6 +77,10 @@ def sharded_gap(rank: int) -> float:
     with torch.no_grad():
         sharded(tokens[rank][:, 1:])  # leaves the head gathered, as generating does
     sharded.loss_terms(tokens[rank])["task"].backward()
+    return largest_gap(sharded, plain)
+
+
+def largest_gap(sharded: nn.Module, plain: Sequence[nn.Module]) -> float:
     gaps = []
     for (name, parameter), *whole in zip(
         sharded.named_parameters(), *(module.parameters() for module in plain), strict=True
@@ -84,6 +89,31 @@ def sharded_gap(rank: int) -> float:
         mean = torch.stack([other.grad for other in whole]).mean(0)
         gaps.append((parameter.grad.full_tensor() - mean).abs().max().item() / mean.abs().max().item())
     return max(gaps)
+
+
+def gap_of_penalties(rank: int) -> float:
+    """The same for a discriminator whose loss holds gradients of itself."""
+
+    def gan() -> GANModule:
+        torch.manual_seed(2)
+        critic = nn.Sequential(nn.Linear(6, 8), nn.Softplus(), nn.Linear(8, 1))
+        return GANModule(nn.Linear(2, 6), critic, latent_dim=2, r1=1.0, r1_every=2, gradient_penalty=1.0)
+
+    def backward(module: GANModule, rank: int) -> None:
+        torch.manual_seed(rank)  # of the points between real and fake
+        real, fake = samples[rank]
+        module._discriminate(real, fake, lazy=True, step=torch.Tensor.backward)
+
+    samples = torch.randn(2, 2, 5, 6, generator=torch.Generator().manual_seed(3))
+    plain, sharded = [gan(), gan()], gan()
+    for number, module in enumerate(plain):
+        backward(module, number)
+    fully_shard(sharded.discriminator[0], mesh=init_device_mesh("cpu", (2,)))
+    fully_shard(sharded.discriminator, mesh=init_device_mesh("cpu", (2,)))
+    for _ in range(2):  # what the first one left gathered would be seen in the second
+        sharded.zero_grad()
+        backward(sharded, rank)
+    return largest_gap(sharded.discriminator, [module.discriminator for module in plain])
 
 
 def main(folder: Path) -> None:
@@ -99,6 +129,7 @@ def main(folder: Path) -> None:
         run.save_checkpoint(folder / f"{name}.ckpt")
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     seen["sharded gap"] = sharded_gap(rank)
+    seen["gap of penalties"] = gap_of_penalties(rank)
     (folder / f"rank{rank}.json").write_text(json.dumps(seen))
 
 

@@ -76,7 +76,7 @@ def test_the_level_is_reached(trained: tuple[Installed, Task]) -> None:
 
 @pytest.mark.tasks
 def test_the_checklist_has_nothing_to_say(trained: tuple[Installed, Task]) -> None:
-    trained[0].command("check", "--fail-on", "warning")
+    trained[0].command("check", "--fail-on", "warning", "--budget", "600")  # seconds; a busy machine needs more
 
 
 @pytest.mark.tasks
@@ -90,9 +90,7 @@ def test_style_types_and_own_tests(trained: tuple[Installed, Task]) -> None:
 @pytest.mark.tasks
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes(trained: tuple[Installed, Task], strategy: str) -> None:
-    project, task = trained
-    if strategy == "fsdp2" and task.module == "GANModule":
-        pytest.skip("FSDP2 cannot freeze a network in between")
+    project, _ = trained
     overlays = ["--config", "configs/debug/fast.yaml", "--config", f"configs/strategy/{strategy}.yaml"]
     cpus = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
     project.command("fit", *overlays, *cpus, "--run_name", strategy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
@@ -20,6 +21,7 @@ from firstlight.modules._batch import input_and_target, size_of
 from firstlight.modules._exportable import Exportable
 from firstlight.modules._recorded import recorded
 from firstlight.modules._shared import Stage, check_optimizer, log_values, optimizer_of, seeded_normal
+from firstlight.modules._whole import kept_whole
 
 
 @final
@@ -168,8 +170,18 @@ class GANModule(LightningModule):
         # of the training step, past a step of the optimizer.
         with self.toggled_optimizer(optimizer):
             fake = self._generate(real)
-            total = loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake))
-            values = {"train/loss/discriminator": loss}
+            return self._discriminate(real, fake, lazy=lazy, step=functools.partial(self._step, optimizer))
+
+    def _discriminate(
+        self, real: Tensor, fake: Tensor, *, lazy: bool, step: Callable[[Tensor], Any]
+    ) -> dict[str, Tensor]:
+        """Step on the discriminator's loss, and return its parts."""
+        total = loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake))
+        values = {"train/loss/discriminator": loss}
+        if not (self.gradient_penalty or (self.r1 and lazy)):
+            step(total)
+            return values
+        with kept_whole(self.discriminator) as gather:
             if self.gradient_penalty:
                 penalty = gradient_penalty(self.discriminator, real, fake, weight=self.gradient_penalty)
                 total = total + penalty
@@ -178,7 +190,8 @@ class GANModule(LightningModule):
                 penalty = r1_penalty(self.discriminator, real, gamma=self.r1)
                 total = total + self.r1_every * penalty
                 values["train/penalty/r1"] = penalty
-            self._step(optimizer, total)
+            gather()
+            step(total)
         return values
 
     def _train_generator(self, real: Tensor) -> dict[str, Tensor]:

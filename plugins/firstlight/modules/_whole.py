@@ -1,6 +1,9 @@
-"""A layer's parameters in one piece, where they are used outside its forward."""
+"""Parameters in one piece, where they are used outside a forward, or more than once on the way back."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -24,3 +27,25 @@ def _gathered(parameter: Tensor) -> Tensor:
     if full.requires_grad:
         full.register_hook(lambda gradient: gradient / mesh.size())  # type: ignore[no-untyped-call]
     return full
+
+
+@contextmanager
+def kept_whole(module: nn.Module) -> Iterator[Callable[[], None]]:
+    """Let FSDP2 keep the weights that backward passes inside gather: a gradient of a gradient needs them again.
+
+    Call what is given before the last of them: forwards may have let go of the weights.
+    """
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+
+    def gather() -> None:
+        for part in parts:
+            part.unshard()
+
+    for part in parts:
+        part.set_reshard_after_backward(False, recurse=False)
+    try:
+        yield gather
+    finally:
+        for part in parts:
+            part.set_reshard_after_backward(True, recurse=False)
+            part.reshard()
