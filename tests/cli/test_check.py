@@ -38,7 +38,8 @@ def test_it_checks_what_fit_would_train_and_leaves_nothing(project: Project, ask
     assert asked["data"] is cli.datamodule
     assert (asked["seed"], asked["budget_seconds"]) == (5, 7.0)
     assert asked["trainer"].max_epochs == 4
-    assert asked["trainer"].loggers == []
+    assert [type(logger).__name__ for logger in asked["trainer"].loggers] == ["RunCSVLogger", "SafeWandbLogger"]
+    assert asked["trainer"].checkpoint_callback.dirpath == str(cli.run_folder / "checkpoints")
     assert [c for c in asked["trainer"].callbacks if isinstance(c, LearningRateScheduler)]
     assert cli.report.exit_code == 0
 

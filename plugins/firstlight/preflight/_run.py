@@ -24,6 +24,7 @@ from firstlight.preflight._bench import Bench, Ran, on_bench
 from firstlight.preflight._layout import Layout, layout_of
 from firstlight.preflight._pictures import inputs_picture, layers_picture
 from firstlight.preflight._probe_data import probe_batches
+from firstlight.preflight._probe_environment import probe_environment
 from firstlight.preflight._probe_held_out import probe_held_out
 from firstlight.preflight._probe_loss import probe_loss, read_label_range
 from firstlight.preflight._probe_network import probe_network
@@ -176,6 +177,7 @@ def _probe(
                     crashes[prefix] = traceback.format_exc()
             return None
 
+    probe_environment(subject, pair, evidence, attempt)
     layout = Layout((0,), (1,))
 
     def on(bench: Bench) -> None:
