@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
@@ -40,6 +41,23 @@ def test_a_faulty_run_ends_before_its_first_step_with_the_diagnosis(tmp_path):
     page = (folder / "preflight.html").read_text()
     assert "FL302" in page
     assert "remove the softmax" in page
+
+
+def test_a_run_that_could_not_save_ends_before_its_first_step_and_not_after_an_epoch(tmp_path):
+    (tmp_path / "runs").write_text("")
+    module = Plain()
+    before = weights(module)
+
+    def run(*callbacks: Any) -> None:
+        saves = ModelCheckpoint(tmp_path / "runs" / "checkpoints")
+        fit(module, saves, *callbacks, data=loader(num_samples=128), enable_checkpointing=True, max_epochs=1)
+
+    with pytest.raises(RuntimeError, match=r"Preflight stopped the run: FL001 path_unwritable .*in the way"):
+        run(Preflight())
+    assert same(before, weights(module))
+    with pytest.raises(OSError, match="runs"):
+        run()
+    assert not same(before, weights(module)), "without it an epoch was trained for nothing"
 
 
 def test_a_sound_run_goes_on_and_has_its_report(tmp_path, capsys):

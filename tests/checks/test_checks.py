@@ -387,6 +387,19 @@ def test_severity_comes_before_rank_and_rank_before_code():
     assert [found.code for found in diagnosis.others] == ["FL2", "FL9"]
 
 
+def test_the_environment_and_the_learning_explain_nothing_of_each_other():
+    ranks = {check.code: check.rank for check in CHECKS}
+    learning, folder = [finding("FL302", ERROR), finding("FL503", ERROR)], [finding("FL001", ERROR)]
+    diagnosis = diagnose([*folder, *learning], ranks)
+    assert diagnosis.root == learning[0]
+    assert diagnosis.symptoms == (learning[1],)
+    assert diagnosis.others == (folder[0],)
+    diagnosis = diagnose([finding("FL109", WARNING), *folder, finding("FL003", ERROR)], ranks)
+    assert diagnosis.root == folder[0]
+    assert diagnosis.symptoms == ()
+    assert [found.code for found in diagnosis.others] == ["FL003", "FL109"]
+
+
 def test_a_warning_explains_no_other_and_a_fact_is_no_root():
     diagnosis = diagnose([finding("FL2", WARNING), finding("FL1", WARNING)], {"FL1": 1, "FL2": 2})
     assert diagnosis.root is not None

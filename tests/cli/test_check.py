@@ -84,6 +84,28 @@ def test_a_real_check_of_a_project(project: Project, capsys):
     assert project.runs == []
 
 
+@pytest.mark.parametrize("option", ["--runs_dir=taken", "--checkpoint.dirpath=taken/checkpoints"])
+def test_folders_that_cannot_be_written_are_told_before_a_run_needs_them(project: Project, capsys, option):
+    Path("taken").write_text("")
+    project.write("taken", "")
+    with pytest.raises(SystemExit) as ended:
+        project.run("check", option)
+    assert ended.value.code == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "FL001 path_unwritable at" in out
+    assert "taken is in the way, and no folder" in out
+    assert project.runs == []
+
+
+def test_a_watched_key_with_a_slip_is_told(project: Project, capsys):
+    with pytest.raises(SystemExit):
+        project.run("check", "--early_stopping.monitor=val/los", "--checkpoint.monitor=val/los")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "FL004 monitor_missing at EarlyStopping: EarlyStopping watches 'val/los', which is not logged" in out
+    assert "RunCheckpoint watches 'val/los'" in out
+    assert "watch one of" in out
+
+
 def test_help_lists_its_options(project: Project, capsys):
     with pytest.raises(SystemExit):
         project.run("check", "--help")

@@ -56,8 +56,9 @@ class NoRoom(Check):
 
     Rule: the bytes of one checkpoint, as the state of a copy is after one step, times those that lie on the disk at one
     moment (the best, the last, the one being written), against what is free; an error above it, a warning above half.
-    Evidence: Lightning 2.6 ends the run when a save meets a full disk; the count for ``save_top_k=1, save_last=True`` is
-    three. ``save_top_k=-1`` counts all saves of the planned run, a warning at most if the run may stop early.
+    ``save_top_k=-1`` counts all saves of the planned run; if the run may stop early, a warning at most.
+    Evidence: Lightning 2.6 ends the run when a save meets a full disk; ``save_top_k=1, save_last=True`` has three files
+    there at once.
     Known false alarms: a disk that is emptied meanwhile. State that grows later and quotas are not seen.
     """
 
@@ -85,11 +86,12 @@ class NoRoom(Check):
 class StateLost(Check):
     """State that would not come back from a checkpoint.
 
-    Rule: hyperparameters, states of module, optimizers, callbacks and data, as a copy has them after one step, are saved
-    in memory and loaded with ``weights_only=True``; what cannot be saved is an error, what cannot be loaded a warning.
+    Rule: hyperparameters, states of module, optimizers, callbacks and data, as a copy has them after one step, are
+    saved in memory and loaded with ``weights_only=True``; what cannot be saved is an error, what cannot be loaded a
+    warning.
     Tensors are emptied before: the question is of kinds, not of bytes.
-    Evidence: a lambda cannot be saved; a Path, a NumPy number, a timedelta or an ``nn.Module`` among the hyperparameters
-    cannot be loaded, and then nothing else of the file either.
+    Evidence: a lambda or a lock in a state cannot be saved; a Path, a NumPy number, a timedelta or an ``nn.Module``
+    cannot be loaded, and then nothing else of the file either. Lightning itself leaves lambdas out of hyperparameters.
     Known false alarms: classes that the loading program allows by ``torch.serialization.add_safe_globals``.
     """
 

@@ -94,7 +94,7 @@ def _at_once(callback: ModelCheckpoint, saves: int | None) -> int:
     # how many are kept of a run of unknown length is at least one
     top = (saves or 1) if callback.save_top_k == -1 else int(min(callback.save_top_k, known))
     last = int(callback.save_last is True and known > 0)  # "link" is no file of its own
-    replaces = (0 < top < known) or (last and known > 1)
+    replaces = 0 < callback.save_top_k < known or (last and known > 1)
     return top + last + bool(replaces)
 
 
