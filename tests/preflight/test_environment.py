@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 
+from benchmark import CASES
 from firstlight._rng import isolated_rng
 from firstlight.checks import CHECKS, Evidence, Finding, Severity
 from firstlight.cli._checkpoint_callback import RunCheckpoint
@@ -478,6 +479,16 @@ def test_of_a_sound_set_up_nothing_is_said(name: str):
     report = asked(setup.module, setup.data, **(SAVES | {"logger": CSVLogger("logs"), "max_epochs": 3} | setup.trainer))
     assert report.findings == []
     assert {"FL001", "FL002", "FL003", "FL008"} <= {r.code for r in report.results if r.status == "passed"}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES.values() if case.healthy], ids=lambda case: case.id)
+def test_of_a_healthy_program_that_watches_its_metric_nothing_is_said(case: Any):
+    module, data, settings = case.build()
+    watch = [ModelCheckpoint(monitor=case.metric, save_last=True), EarlyStopping(case.metric)]
+    callbacks = [*settings.pop("callbacks", []), *watch]
+    report = asked(module, data, **{**settings, **SAVES, "logger": CSVLogger("logs"), "callbacks": callbacks})
+    assert report.findings == []
+    assert {"FL001", "FL002", "FL003", "FL004", "FL008"} <= {r.code for r in report.results if r.status == "passed"}
 
 
 def test_what_is_installed_is_what_is_asked():
