@@ -17,10 +17,12 @@ from firstlight.checks import Evidence
 from firstlight.preflight._outputs import checkpointers, outputs_of, room_for, why_not
 from firstlight.preflight._rehearsal import Rehearsal, bytes_of, rehearse
 from firstlight.preflight._subject import Subject
+from firstlight.preflight._twin import ForeignError
 from firstlight.preflight._unloadable import unloadable
 from firstlight.preflight._worker_draws import equal_draws
 
 _PACKAGES = ("lightning", "pytorch-lightning")  # those with releases that FL008 knows as bad
+_OF_THE_STATE = ("environment/lost", "environment/room", "environment/unlogged", "environment/unsynced")
 _NO_TRAINER = "no Trainer was given"
 _NO_MONITOR = "no callback watches a key"
 # What our callbacks and Lightning's log, in the run and not on a copy.
@@ -35,7 +37,7 @@ def probe_environment(subject: Subject, batch: Any, evidence: Evidence, attempt:
     attempt((f"{on}tracker",), lambda: _tracker(trainer, evidence))
     attempt((f"{on}outputs",), lambda: _outputs(trainer, evidence))
     attempt((f"{on}equal_draws",), lambda: _workers(subject, evidence))
-    attempt((f"{on}lost", f"{on}room", f"{on}unlogged", f"{on}unsynced"), lambda: _state(subject, batch, evidence))
+    attempt(_OF_THE_STATE, lambda: _state(subject, batch, evidence))
 
 
 def _packages(evidence: Evidence) -> None:
@@ -96,28 +98,35 @@ def _workers(subject: Subject, evidence: Evidence) -> None:
 
 def _state(subject: Subject, batch: Any, evidence: Evidence) -> None:
     trainer = subject.trainer
-    savers = [] if trainer is None else checkpointers(trainer)
-    watched = [] if trainer is None else _watched(trainer)
-    if trainer is not None and (not savers or _is_dry(trainer)):
-        for key in ("lost", "room"):
-            evidence.skip(f"environment/{key}", "the Trainer saves no checkpoints")
-        if not watched:
-            for key in ("unlogged", "unsynced"):
-                evidence.skip(f"environment/{key}", _NO_MONITOR)
-            return
+    real = None if trainer is None or _is_dry(trainer) else trainer
+    savers = [] if real is None else checkpointers(real)
+    watched = [] if real is None else _watched(real)
+    reasons = dict.fromkeys(_OF_THE_STATE, _NO_TRAINER) if trainer is None else _reasons(bool(savers), bool(watched))
+    for key, reason in reasons.items():
+        evidence.skip(key, reason)
+    if trainer is not None and not savers and not watched:
+        return
     weights_only = bool(savers) and all(saver.save_weights_only for saver in savers)
-    rehearsal = rehearse(subject, batch, weights_only=weights_only, val=subject.val[:2] if watched else [])
+    try:
+        rehearsal = rehearse(subject, batch, weights_only=weights_only, val=subject.val[:2] if watched else [])
+    except ForeignError as error:
+        for key in _OF_THE_STATE:
+            evidence.skip(key, str(error))
+        return
     if trainer is None or savers:
         evidence.add({"environment/lost": [list(found) for found in unloadable(rehearsal.checkpoint)]})
-    if trainer is None:
-        for key in ("room", "unlogged", "unsynced"):
-            evidence.skip(f"environment/{key}", _NO_TRAINER)
-        return
-    if savers:
+    if real is not None and savers:
         sizes = bytes_of(rehearsal.checkpoint), bytes_of(rehearsal.checkpoint["state_dict"])
         evidence.add({"environment/checkpoint_bytes": sizes[0]})
-        evidence.add({"environment/room": room_for(trainer, subject.plan, sizes)})
-    _monitors(trainer, watched, rehearsal, evidence)
+        evidence.add({"environment/room": room_for(real, subject.plan, sizes)})
+    if real is not None and watched:
+        _monitors(real, watched, rehearsal, evidence)
+
+
+def _reasons(saves: bool, watches: bool) -> dict[str, str]:
+    lost, room, *monitors = _OF_THE_STATE
+    unsaved = {} if saves else dict.fromkeys((lost, room), "the Trainer saves no checkpoints")
+    return unsaved | ({} if watches else dict.fromkeys(monitors, _NO_MONITOR))
 
 
 def _watched(trainer: Trainer) -> list[tuple[Any, str]]:
@@ -127,10 +136,6 @@ def _watched(trainer: Trainer) -> list[tuple[Any, str]]:
 
 
 def _monitors(trainer: Trainer, watched: list[tuple[Any, str]], rehearsal: Rehearsal, evidence: Evidence) -> None:
-    if not watched:
-        for key in ("unlogged", "unsynced"):
-            evidence.skip(f"environment/{key}", _NO_MONITOR)
-        return
     logged = rehearsal.logged
     evidence.add({"environment/logged": dict(logged)})
     ours = ("lightning.", "firstlight.")

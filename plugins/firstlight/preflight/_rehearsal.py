@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from firstlight._require import said_by
 from firstlight.preflight._subject import Subject
-from firstlight.preflight._twin import Stop, fit, twin_of
+from firstlight.preflight._twin import FOREIGN, ForeignError, Stop, fit, held_by, twin_of
 
 
 @dataclass
@@ -33,6 +33,7 @@ def rehearse(subject: Subject, batch: Any, *, weights_only: bool, val: Sequence[
     """Train a copy for one step on ``batch``, save it the Trainer's way, to nowhere, and validate it on ``val``.
 
     Raises:
+        ForeignError: the step would change the original.
         Exception: what the step or the save raises; what validation raises is a reason.
     """
     rehearsal = Rehearsal()
@@ -40,7 +41,13 @@ def rehearse(subject: Subject, batch: Any, *, weights_only: bool, val: Sequence[
     said = _listening(twin)
     nowhere = _Nowhere()
 
+    original = {id(parameter) for parameter in subject.module.parameters()}
+
     class Save(Callback):
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if held_by(trainer.optimizers) & original:
+                raise ForeignError(FOREIGN)
+
         def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
             trainer.strategy.checkpoint_io = nowhere
             trainer.save_checkpoint("rehearsal", weights_only=weights_only)

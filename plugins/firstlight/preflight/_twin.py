@@ -91,6 +91,13 @@ def held_by(optimizers: Iterable[Optimizer]) -> set[int]:
     return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
 
 
+FOREIGN = "configure_optimizers gives the original's parameters even on a copy"
+
+
+class ForeignError(RuntimeError):
+    """A step of a copy would have changed the original."""
+
+
 def without_dropout(twin: LightningModule) -> None:
     """Switch every dropout of torch off in the step of a copy, whatever mode it is in."""
     step = twin.training_step
