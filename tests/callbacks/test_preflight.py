@@ -17,6 +17,7 @@ from firstlight.callbacks import LearningRateScheduler, Preflight
 from firstlight.callbacks._preflight import _data
 from firstlight.preflight import PreflightReport
 from firstlight.preflight._subject import subject_of
+from firstlight.recovery import ExactResume, GracefulStop, NonFiniteGuard
 from firstlight.schedules import WarmupCosine
 from firstlight.tracking import SafeWandbLogger, read_offline_run
 from helpers import Plain, TwoOptimizers, classes_data, fit, loader, same, supervised, trainer, weights
@@ -69,6 +70,15 @@ def test_a_sound_run_goes_on_and_has_its_report(tmp_path, capsys):
     written = json.loads((Path(logger.log_dir) / "preflight.json").read_text())
     assert written["exit_code"] == 0
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [ExactResume, GracefulStop, NonFiniteGuard])
+def test_callbacks_that_keep_a_run_safe_are_no_obstacle(kind):
+    callback = Preflight(fail_on="never")
+    fit(Plain(), kind(), callback, data=loader(num_samples=64, workers=1), max_epochs=1, enable_checkpointing=True)
+    assert callback.report is not None
+    assert callback.report.crashed == {}
+    assert callback.report.exit_code == 0
 
 
 def test_without_a_logger_nothing_is_written(tmp_path):
