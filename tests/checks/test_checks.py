@@ -254,6 +254,7 @@ OTHER_SEVERITIES = [
     ("FL004", {"environment/unlogged": [["EarlyStopping", "val/los", False]]}, WARNING),
     ("FL007", {"environment/tracker": [["SafeWandbLogger", True]]}, INFO),
     ("FL008", {"environment/packages": {"lightning": "2.6.5"}}, ERROR),
+    ("FL008", {"environment/packages": {"pytorch-lightning": "2.6.2"}}, WARNING),
     ("FL102", {"pair/own": 0.5}, INFO),
     ("FL102", {"inputs/std": 0.019}, ERROR),
     ("FL102", {"pair/own": 0.5, "loss/initial": 3.1, "loss/constant": 1.0}, ERROR),

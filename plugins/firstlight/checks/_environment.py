@@ -9,12 +9,12 @@ from typing import final
 from firstlight.checks._check import Check, Evidence, Finding, Severity, some
 
 _STOLEN = "compromised: importing it runs a program that steals credentials (GHSA-w37p-236h-pfx3)"
+_NAMED = "named by that advisory on lightning (GHSA-w37p-236h-pfx3), although its maintainers say it was not touched"
 _UNSAFE = "a checkpoint can run code although it is loaded with weights_only=True (CVE-2026-58659)"
 
 KNOWN_BAD = (
     ("lightning", "2.6.2", "2.6.3", _STOLEN),
-    # named by the advisories too, although its maintainers say that it was not touched
-    ("pytorch-lightning", "2.6.2", "2.6.3", _STOLEN),
+    ("pytorch-lightning", "2.6.2", "2.6.3", _NAMED),
     ("lightning", "0", "2.6.5", _UNSAFE),
 )
 """Releases that nobody should run: package, first and last version, reason. The first row that fits is told."""
@@ -227,7 +227,8 @@ class TrackerOffline(Check):
 class BadRelease(Check):
     """An installed package is a release that nobody should run.
 
-    Rule: name and version are in a short table of releases that steal credentials or run foreign code; an error.
+    Rule: name and version are in a short table of releases that steal credentials or run foreign code; an error, and a
+    warning where advisories and maintainers disagree.
     Evidence: the advisories that the finding names.
     Known false alarms: none known.
     """
@@ -242,7 +243,7 @@ class BadRelease(Check):
             if reason := next(fits, ""):
                 renew = "; and renew every key that this machine has seen" if reason == _STOLEN else ""
                 yield self.finding(
-                    Severity.ERROR,
+                    Severity.WARNING if reason == _NAMED else Severity.ERROR,
                     value=version,
                     threshold="another release",
                     where=package,
