@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from firstlight.callbacks import LearningRateScheduler, Preflight
 from firstlight.callbacks._preflight import _data
 from firstlight.preflight import PreflightReport
 from firstlight.preflight._subject import subject_of
+from firstlight.recovery import ExactResume, GracefulStop, NonFiniteGuard
 from firstlight.schedules import WarmupCosine
 from firstlight.tracking import SafeWandbLogger, read_offline_run
 from helpers import Plain, TwoOptimizers, classes_data, fit, loader, same, supervised, trainer, weights
@@ -42,6 +44,23 @@ def test_a_faulty_run_ends_before_its_first_step_with_the_diagnosis(tmp_path):
     assert "remove the softmax" in page
 
 
+def test_a_run_that_could_not_save_ends_before_its_first_step_and_not_after_an_epoch(tmp_path):
+    (tmp_path / "runs").write_text("")
+    module = Plain()
+    before = weights(module)
+
+    def run(*callbacks: Any) -> None:
+        saves = ModelCheckpoint(tmp_path / "runs" / "checkpoints")
+        fit(module, saves, *callbacks, data=loader(num_samples=128), enable_checkpointing=True, max_epochs=1)
+
+    with pytest.raises(RuntimeError, match=r"Preflight stopped the run: FL001 path_unwritable .*in the way"):
+        run(Preflight())
+    assert same(before, weights(module))
+    with pytest.raises(OSError, match="runs"):
+        run()
+    assert not same(before, weights(module)), "without it an epoch was trained for nothing"
+
+
 def test_a_sound_run_goes_on_and_has_its_report(tmp_path, capsys):
     callback, logger = Preflight(), CSVLogger(tmp_path)
     run = fit(Plain(), callback, data=loader(num_samples=128), logger=logger)
@@ -51,6 +70,15 @@ def test_a_sound_run_goes_on_and_has_its_report(tmp_path, capsys):
     written = json.loads((Path(logger.log_dir) / "preflight.json").read_text())
     assert written["exit_code"] == 0
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [ExactResume, GracefulStop, NonFiniteGuard])
+def test_callbacks_that_keep_a_run_safe_are_no_obstacle(kind):
+    callback = Preflight(fail_on="never")
+    fit(Plain(), kind(), callback, data=loader(num_samples=64, workers=1), max_epochs=1, enable_checkpointing=True)
+    assert callback.report is not None
+    assert callback.report.crashed == {}
+    assert callback.report.exit_code == 0
 
 
 def test_without_a_logger_nothing_is_written(tmp_path):

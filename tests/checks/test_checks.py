@@ -26,9 +26,30 @@ REFERENCE = {"pair/reference": 0.3, "pair/reference_name": "Adam at 0.003", "pai
 UNLIKE = {"labels/p_value": 0.4, "labels/gain": 0.0}
 SCHEDULE = {"schedule/peak": 1.0, "schedule/base": 1.0, "schedule/steps": 100, "schedule/planned": 100}
 SLOPES = {"activations/dead": {"net.1": 0.95}, "activations/samples": 256}
+ROOM = {"folder": "runs", "count": 3, "size": 10, "needed": 30, "free": 29, "at_most": False}
 BLOCKS = {"a.weight": 9e-7, "b.weight": 1e-3}
 
 ROWS: dict[str, Row] = {
+    "FL001": Row(
+        ERROR,
+        {"environment/outputs": [["CSVLogger", "a/b", "a: Read-only file system"], ["Other", "c", ""]]},
+        ({"environment/outputs": [["CSVLogger", "a/b", ""]]}, {"environment/outputs": []}),
+    ),
+    "FL002": Row(ERROR, {"environment/room": [ROOM]}, ({"environment/room": [ROOM | {"free": 60}]},)),
+    "FL003": Row(
+        ERROR, {"environment/lost": [["hyper_parameters.f", "function", "saved"]]}, ({"environment/lost": []},)
+    ),
+    "FL004": Row(
+        ERROR, {"environment/unlogged": [["EarlyStopping", "val/los", True]]}, ({"environment/unlogged": []},)
+    ),
+    "FL005": Row(WARNING, {"environment/unsynced": [["EarlyStopping", "val/loss"]]}, ({"environment/unsynced": []},)),
+    "FL006": Row(WARNING, {"environment/equal_draws": "two workers"}, ({"environment/equal_draws": ""},)),
+    "FL007": Row(WARNING, {"environment/tracker": [["WandbLogger", False]]}, ({"environment/tracker": []},)),
+    "FL008": Row(
+        ERROR,
+        {"environment/packages": {"lightning": "2.6.3"}},
+        tuple({"environment/packages": found} for found in ({"lightning": "2.6.6"}, {"torch": "2.6.3"}, {})),
+    ),
     "FL101": Row(ERROR, {"data/nonfinite": 1}, ({"data/nonfinite": 0},)),
     "FL102": Row(
         ERROR,
@@ -226,6 +247,14 @@ ROWS: dict[str, Row] = {
 
 # The same reading at another severity: said more softly, or louder, for a reason that the docstring gives.
 OTHER_SEVERITIES = [
+    ("FL002", {"environment/room": [ROOM | {"free": 30}]}, WARNING),
+    ("FL002", {"environment/room": [ROOM | {"free": 59}]}, WARNING),
+    ("FL002", {"environment/room": [ROOM | {"at_most": True}]}, WARNING),
+    ("FL003", {"environment/lost": [["hyper_parameters.root", "pathlib.PosixPath", "loaded"]]}, WARNING),
+    ("FL004", {"environment/unlogged": [["EarlyStopping", "val/los", False]]}, WARNING),
+    ("FL007", {"environment/tracker": [["SafeWandbLogger", True]]}, INFO),
+    ("FL008", {"environment/packages": {"lightning": "2.6.5"}}, ERROR),
+    ("FL008", {"environment/packages": {"pytorch-lightning": "2.6.2"}}, WARNING),
     ("FL102", {"pair/own": 0.5}, INFO),
     ("FL102", {"inputs/std": 0.019}, ERROR),
     ("FL102", {"pair/own": 0.5, "loss/initial": 3.1, "loss/constant": 1.0}, ERROR),
@@ -329,6 +358,14 @@ def test_codes_and_names_are_given_once():
     assert [check.code for check in CHECKS] == sorted(check.code for check in CHECKS)
 
 
+@pytest.mark.parametrize(("version", "bad"), [("2.6.1", ""), ("2.6.2", "credentials"), ("2.6.4", "CVE"), ("2.10", "")])
+def test_bad_releases_by_version(version: str, bad: str):
+    package = "pytorch-lightning" if version == "2.6.1" else "lightning"
+    said = [found.message for found in known_checks()["FL008"](Evidence({"environment/packages": {package: version}}))]
+    assert bool(said) == bool(bad)
+    assert all(bad in text for text in said)
+
+
 def finding(code: str, severity: Severity) -> Finding:
     return Finding(code, severity, "", 1.0, 0.0, "said", "do")
 
@@ -349,6 +386,19 @@ def test_severity_comes_before_rank_and_rank_before_code():
     assert diagnosis.root.code == "FL3"
     assert [found.code for found in diagnosis.symptoms] == ["FL4", "FL1"]
     assert [found.code for found in diagnosis.others] == ["FL2", "FL9"]
+
+
+def test_the_environment_and_the_learning_explain_nothing_of_each_other():
+    ranks = {check.code: check.rank for check in CHECKS}
+    learning, folder = [finding("FL302", ERROR), finding("FL503", ERROR)], [finding("FL001", ERROR)]
+    diagnosis = diagnose([*folder, *learning], ranks)
+    assert diagnosis.root == learning[0]
+    assert diagnosis.symptoms == (learning[1],)
+    assert diagnosis.others == (folder[0],)
+    diagnosis = diagnose([finding("FL109", WARNING), *folder, finding("FL003", ERROR)], ranks)
+    assert diagnosis.root == folder[0]
+    assert diagnosis.symptoms == ()
+    assert [found.code for found in diagnosis.others] == ["FL003", "FL109"]
 
 
 def test_a_warning_explains_no_other_and_a_fact_is_no_root():

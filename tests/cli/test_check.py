@@ -38,7 +38,8 @@ def test_it_checks_what_fit_would_train_and_leaves_nothing(project: Project, ask
     assert asked["data"] is cli.datamodule
     assert (asked["seed"], asked["budget_seconds"]) == (5, 7.0)
     assert asked["trainer"].max_epochs == 4
-    assert asked["trainer"].loggers == []
+    assert [type(logger).__name__ for logger in asked["trainer"].loggers] == ["RunCSVLogger", "SafeWandbLogger"]
+    assert asked["trainer"].checkpoint_callback.dirpath == str(cli.run_folder / "checkpoints")
     assert [c for c in asked["trainer"].callbacks if isinstance(c, LearningRateScheduler)]
     assert cli.report.exit_code == 0
 
@@ -81,6 +82,28 @@ def test_a_real_check_of_a_project(project: Project, capsys):
     assert "ERROR: cannot learn as written" in out
     assert "planned steps 8" in " ".join(out.split())
     assert project.runs == []
+
+
+@pytest.mark.parametrize("option", ["--runs_dir=taken", "--checkpoint.dirpath=taken/checkpoints"])
+def test_folders_that_cannot_be_written_are_told_before_a_run_needs_them(project: Project, capsys, option):
+    Path("taken").write_text("")
+    project.write("taken", "")
+    with pytest.raises(SystemExit) as ended:
+        project.run("check", option)
+    assert ended.value.code == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "FL001 path_unwritable at" in out
+    assert "taken is in the way, and no folder" in out
+    assert project.runs == []
+
+
+def test_a_watched_key_with_a_slip_is_told(project: Project, capsys):
+    with pytest.raises(SystemExit):
+        project.run("check", "--early_stopping.monitor=val/los", "--checkpoint.monitor=val/los")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "FL004 monitor_missing at EarlyStopping: EarlyStopping watches 'val/los', which is not logged" in out
+    assert "RunCheckpoint watches 'val/los'" in out
+    assert "watch one of" in out
 
 
 def test_help_lists_its_options(project: Project, capsys):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import CSVLogger
 from preflight.setups import SETUPS, Setup, made
 from torch import nn
 from torch.utils.data import DataLoader
@@ -81,7 +82,8 @@ def left_as_it_was(setup: Setup) -> PreflightReport:
     for number, parameter in enumerate(module.parameters()):
         parameter.grad = torch.full_like(parameter, 0.5 + number)
     next(module.children()).training = False  # the flag alone: its layers still train
-    run = trainer(max_epochs=30, **setup.trainer)
+    writes = {"logger": CSVLogger("logs"), "enable_checkpointing": True}
+    run = trainer(**({"max_epochs": 30} | writes | setup.trainer))
     before = weights(module), of_the_module(module), positions(data), of_the_process()
     report = run_preflight(module, data, trainer=run)
     after = weights(module), of_the_module(module), positions(data), of_the_process()
@@ -115,7 +117,7 @@ def test_an_optimizer_of_the_originals_parameters_is_refused():
     module = Foreign(network())
     kept = list(module.net.parameters())
     report = left_as_it_was(Setup(module, loader(num_samples=256), {}))
-    reasons = {code: report.skipped[code] for code in ("FL301", "FL401", "FL503", "FL601")}
+    reasons = {code: report.skipped[code] for code in ("FL002", "FL003", "FL301", "FL401", "FL503", "FL601")}
     assert all("the original's parameters even on a copy" in reason for reason in reasons.values()), reasons
     assert not report.crashed
 

@@ -37,6 +37,7 @@ def test_everything_is_in_it_and_the_schema_has_a_number():
     assert values["exit_code"] == 1
     assert [result["code"] for result in values["results"]] == [result.code for result in broken().results]
     assert {result["group"] for result in values["results"]} == {
+        "environment",
         "data",
         "model",
         "loss",

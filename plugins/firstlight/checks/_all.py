@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from firstlight.checks import _data as data
+from firstlight.checks import _environment as environment
 from firstlight.checks import _gradient as gradient
 from firstlight.checks import _loss as loss
 from firstlight.checks import _model as model
@@ -18,7 +19,7 @@ def _in(*rooms: object) -> tuple[Check, ...]:
     return tuple(sorted(checks, key=lambda check: check.code))
 
 
-CHECKS = _in(data, model, loss, gradient, update, progress)
+CHECKS = _in(environment, data, model, loss, gradient, update, progress)
 """What is asked before training."""
 
 WATCH_CHECKS = (

@@ -24,6 +24,8 @@ class Diagnosis:
 def diagnose(findings: Iterable[Finding], ranks: Mapping[str, int]) -> Diagnosis:
     """Choose the root: the worst severity first, then the lowest rank of its check; other errors are its symptoms.
 
+    Findings about the environment (``FL0xx``) explain nothing of how a model learns, and are not explained by it.
+
     >>> dead = Finding("FL204", Severity.ERROR, "net.2", 1.0, 0.95, "all units are dead", "lower the rate", name="dead")
     >>> big = Finding("FL102", Severity.ERROR, "input", 96.0, 10.0, "inputs are 96 wide", "standardize", name="scale")
     >>> diagnosis = diagnose([dead, big], {"FL102": 10, "FL204": 50})
@@ -34,8 +36,11 @@ def diagnose(findings: Iterable[Finding], ranks: Mapping[str, int]) -> Diagnosis
     if not ordered or ordered[0].severity < Severity.WARNING:
         return Diagnosis(None, (), tuple(ordered))
     root, rest = ordered[0], ordered[1:]
-    if root.severity == Severity.ERROR:
-        symptoms = tuple(found for found in rest if found.severity == Severity.ERROR)
-    else:
-        symptoms = ()
+    symptoms: tuple[Finding, ...] = ()
+    if root.severity == Severity.ERROR and not _stands_alone(root):
+        symptoms = tuple(found for found in rest if found.severity == Severity.ERROR and not _stands_alone(found))
     return Diagnosis(root, symptoms, tuple(found for found in rest if found not in symptoms))
+
+
+def _stands_alone(found: Finding) -> bool:
+    return found.code.startswith("FL0")

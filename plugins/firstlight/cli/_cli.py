@@ -362,9 +362,8 @@ class FirstlightCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder, self._get_plain("format")))
         config["default_root_dir"] = str(self.run_folder)
-        config["logger"] = (
-            False if self.subcommand in ("check", "export") else self._loggers(config.get("logger"), slots["wandb"])
-        )
+        exports = self.subcommand == "export"
+        config["logger"] = False if exports else self._loggers(config.get("logger"), slots["wandb"])
         trainer = self._instantiate_trainer(config, callbacks)
         # One that was chosen, by a plugin or by the strategy, stays.
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:

@@ -8,6 +8,7 @@ from typing import Any
 
 _FIT = frozenset({"fit"})
 _STEP = frozenset({"fit", "check"})  # takes part in a training step, which a check repeats
+_ASKED = _STEP  # writes files, or watches a key: what a check asks of before they are needed
 _EVALUATE = frozenset({"fit", "validate", "test"})
 _ALL = frozenset({"fit", "validate", "test", "predict"})
 
@@ -54,7 +55,7 @@ SLOTS: dict[str, Slot] = {
     "gradient_noise": Slot("firstlight.callbacks.GradientNoise", "noise on gradients, less with every step", _STEP),
     "max_norm": Slot("firstlight.callbacks.MaxNorm", "no unit's incoming weights above a limit", _STEP),
     "weight_ema": Slot("firstlight.callbacks.WeightEMA", "validate and end with averaged weights", _STEP),
-    "early_stopping": Slot("firstlight.callbacks.EarlyStopping", "stop when a metric stalls", _FIT),
+    "early_stopping": Slot("firstlight.callbacks.EarlyStopping", "stop when a metric stalls", _ASKED),
     "prediction_samples": Slot(
         "firstlight.callbacks.PredictionSamples", "predictions as table and picture", frozenset({"fit", "validate"})
     ),
@@ -63,10 +64,10 @@ SLOTS: dict[str, Slot] = {
     ),
     "progress_bar": Slot("firstlight.callbacks.ProgressBar", "progress on a terminal, in a file", _ALL, on=True),
     "checkpoint": Slot(
-        "firstlight.cli._checkpoint_callback.RunCheckpoint", "what is kept, and by which metric", _FIT, on=True
+        "firstlight.cli._checkpoint_callback.RunCheckpoint", "what is kept, and by which metric", _ASKED, on=True
     ),
     "graceful_stop": Slot(
         "firstlight.recovery.GracefulStop", "signals and a time limit end the run after a step, saved", _FIT, on=True
     ),
-    "wandb": Slot("firstlight.tracking.SafeWandbLogger", "log to Weights & Biases", _EVALUATE),
+    "wandb": Slot("firstlight.tracking.SafeWandbLogger", "log to Weights & Biases", _EVALUATE | _ASKED),
 }

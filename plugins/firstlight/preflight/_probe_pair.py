@@ -20,7 +20,7 @@ from firstlight.preflight._bench import Bench
 from firstlight.preflight._repairs import REPAIRS, optimizers_in, told
 from firstlight.preflight._subject import Subject
 from firstlight.preflight._tape import task_of
-from firstlight.preflight._twin import Plan, Stop, fit, held_by, twin_of, without_dropout
+from firstlight.preflight._twin import FOREIGN, ForeignError, Plan, Stop, fit, held_by, twin_of, without_dropout
 
 _OWN_STEPS = 1000
 _REFERENCES = ((3e-3, 300), (2e-2, 300))
@@ -75,7 +75,7 @@ class Watcher(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if held_by(trainer.optimizers) & self.original:
             self.run.foreign = True
-            raise ForeignError("configure_optimizers gives the original's parameters even on a copy")
+            raise ForeignError(FOREIGN)
         if self.factor != 1.0:
             _scale_rates(trainer, self.factor)
         self.run.name = self.run.name or _describe(trainer.optimizers)
@@ -219,10 +219,6 @@ def _scale_rates(trainer: Trainer, factor: float) -> None:
     for config in trainer.lr_scheduler_configs:
         if hasattr(config.scheduler, "base_lrs"):
             config.scheduler.base_lrs = [rate * factor for rate in config.scheduler.base_lrs]
-
-
-class ForeignError(RuntimeError):
-    """The copy's optimizer holds parameters of the original."""
 
 
 def probe_pair(subject: Subject, batch: Any, evidence: Evidence, *, deadline: float) -> dict[str, Any]:

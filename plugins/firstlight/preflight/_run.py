@@ -24,6 +24,7 @@ from firstlight.preflight._bench import Bench, Ran, on_bench
 from firstlight.preflight._layout import Layout, layout_of
 from firstlight.preflight._pictures import inputs_picture, layers_picture
 from firstlight.preflight._probe_data import probe_batches
+from firstlight.preflight._probe_environment import probe_environment
 from firstlight.preflight._probe_held_out import probe_held_out
 from firstlight.preflight._probe_loss import probe_loss, read_label_range
 from firstlight.preflight._probe_network import probe_network
@@ -33,7 +34,7 @@ from firstlight.preflight._probe_step import probe_steps
 from firstlight.preflight._repairs import helped
 from firstlight.preflight._report import CheckResult, PreflightReport, Status
 from firstlight.preflight._subject import Subject, part_of, subject_of, with_tensors
-from firstlight.preflight._twin import alone, held_by
+from firstlight.preflight._twin import FOREIGN, alone, held_by
 
 _LIGHTNING = str(Path(lightning.__file__).parent)
 _PAIR_SAMPLES = 32
@@ -176,6 +177,8 @@ def _probe(
                     crashes[prefix] = traceback.format_exc()
             return None
 
+    with isolated_rng(0):  # what the others draw is theirs
+        probe_environment(subject, pair, evidence, attempt)
     layout = Layout((0,), (1,))
 
     def on(bench: Bench) -> None:
@@ -183,7 +186,7 @@ def _probe(
         known = {id(p) for p in subject.module.parameters()}
         if known & held_by(bench.trainer.optimizers):
             for key in _OF_THE_BENCH:
-                evidence.skip(key, "configure_optimizers gives the original's parameters even on a copy")
+                evidence.skip(key, FOREIGN)
             return
         ran = attempt(_OF_THE_BENCH, lambda: bench.run(bench.batch, detail=True))
         read_label_range(bench.last.record, evidence)

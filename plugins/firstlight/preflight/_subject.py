@@ -25,13 +25,16 @@ _BATCHES = 64
 
 @dataclass
 class Subject:
-    """A module with data to examine it on; nothing here is the user's own object but ``module``."""
+    """A module with data to examine it on; the user's own objects here are only looked at."""
 
     module: LightningModule
     plan: Plan
     train: list[Any]  # batches in the order in which the loader gives them, on the CPU
     val: list[Any] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)  # what could not be had, by reading
+    loader: Any = None  # of the training data
+    datamodule: LightningDataModule | None = None  # a copy
+    trainer: Trainer | None = None
 
 
 def subject_of(module: LightningModule, data: Any, trainer: Trainer | None) -> Subject:
@@ -42,23 +45,31 @@ def subject_of(module: LightningModule, data: Any, trainer: Trainer | None) -> S
     """
     require(isinstance(module, LightningModule), "module", module, "a LightningModule", error=TypeError)
     notes: dict[str, str] = {}
-    train_loader, val_loader = _loaders(module, data, trainer)
+    data = _ready(data, trainer) if isinstance(data, LightningDataModule) else data
+    train_loader, val_loader = _loaders(module, data)
     train = _take(train_loader)
     require(len(train) > 0, "data", data, "data with at least one training batch", error=TypeError)
     val = _take(val_loader) if val_loader is not None else []
     if not val:
         notes["splits/"] = "there is no validation data"
-    return Subject(module, _plan(module, trainer, train_loader), train, val, notes)
+    datamodule = data if isinstance(data, LightningDataModule) else None
+    plan = _plan(module, trainer, train_loader)
+    return Subject(module, plan, train, val, notes, train_loader, datamodule, trainer)
 
 
-def _loaders(module: LightningModule, data: Any, trainer: Trainer | None) -> tuple[Any, Any]:
+def _ready(data: LightningDataModule, trainer: Trainer | None) -> LightningDataModule:
+    """Copy a datamodule and set it up."""
+    is_set_up = getattr(trainer, "datamodule", None) is data  # by the fit that is going on
+    data = _copied(data)
+    if not is_set_up:
+        with hushed():
+            data.prepare_data()
+            data.setup("fit")
+    return data
+
+
+def _loaders(module: LightningModule, data: Any) -> tuple[Any, Any]:
     if isinstance(data, LightningDataModule):
-        ready = getattr(trainer, "datamodule", None) is data  # set up by the fit that is going on
-        data = _copied(data)
-        if not ready:
-            with hushed():
-                data.prepare_data()
-                data.setup("fit")
         return _one(data.train_dataloader()), _one(_optional(data, "val_dataloader"))
     if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], Tensor):
         return _one(data[0]), _one(data[1])

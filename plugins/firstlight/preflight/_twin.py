@@ -45,8 +45,22 @@ class Plan:
     @property
     def steps(self) -> int:
         """Optimizer steps of the planned run."""
-        by_epochs = self.max_epochs * max(1, -(-self.num_batches // self.accumulate)) if self.max_epochs > 0 else 10**9
+        by_epochs = self.max_epochs * self._steps_an_epoch if self.max_epochs > 0 else 10**9
         return min(by_epochs, self.max_steps) if self.max_steps > 0 else by_epochs
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the planned run, the last one perhaps not whole."""
+        return -(-self.steps // self._steps_an_epoch)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the run has an end."""
+        return self.max_epochs > 0 or self.max_steps > 0
+
+    @property
+    def _steps_an_epoch(self) -> int:
+        return max(1, -(-self.num_batches // self.accumulate))
 
 
 def twin_of(module: LightningModule) -> LightningModule:
@@ -75,6 +89,13 @@ def _no_callbacks() -> list[Callback]:
 def held_by(optimizers: Iterable[Optimizer]) -> set[int]:
     """Return the ids of the tensors that optimizers hold."""
     return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+
+
+FOREIGN = "configure_optimizers gives the original's parameters even on a copy"
+
+
+class ForeignError(RuntimeError):
+    """A step of a copy would have changed the original."""
 
 
 def without_dropout(twin: LightningModule) -> None:
@@ -124,8 +145,15 @@ class Stop(Callback):
             trainer.should_stop = True
 
 
-def fit(twin: LightningModule, plan: Plan, batches: Sequence[Any], callbacks: Sequence[Callback]) -> Trainer:
-    """Train ``twin`` on ``batches`` by a quiet Trainer with the settings of the planned run."""
+def fit(
+    twin: LightningModule,
+    plan: Plan,
+    batches: Sequence[Any],
+    callbacks: Sequence[Callback],
+    *,
+    val: Sequence[Any] = (),
+) -> Trainer:
+    """Train ``twin`` on ``batches`` by a quiet Trainer with the settings of the planned run; validate on ``val``."""
     clip: dict[str, Any] = {}
     if plan.clip_value is not None and twin.automatic_optimization:
         clip = {"gradient_clip_val": plan.clip_value, "gradient_clip_algorithm": plan.clip_algorithm}
@@ -143,7 +171,7 @@ def fit(twin: LightningModule, plan: Plan, batches: Sequence[Any], callbacks: Se
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            limit_val_batches=0,
+            limit_val_batches=len(val),
             callbacks=[*actors, *callbacks],
             **clip,
         )
@@ -151,7 +179,7 @@ def fit(twin: LightningModule, plan: Plan, batches: Sequence[Any], callbacks: Se
         known = {id(callback) for callback in (*actors, *callbacks)}
         trainer.callbacks = [c for c in trainer.callbacks if id(c) in known]  # type: ignore[attr-defined]
         with writes_nothing():
-            trainer.fit(twin, Repeat(batches, plan.num_batches))
+            trainer.fit(twin, Repeat(batches, plan.num_batches), Repeat(val, len(val)) if val else None)
     return trainer
 
 

@@ -97,7 +97,8 @@ def verdict_of(report: PreflightReport) -> tuple[str, str]:
     """Return a word ("error", "warning", "crashed", "unfinished" or "passed") and the sentence that explains it."""
     root = report.root
     if root is not None and root.severity >= Severity.ERROR:
-        return "error", f"cannot learn as written: {headline(root)}"
+        does = "run" if root.code.startswith("FL0") else "learn"
+        return "error", f"cannot {does} as written: {headline(root)}"
     if root is not None:
         count = sum(finding.severity == Severity.WARNING for finding in report.findings)
         return "warning", f"{plural(count, 'warning')}, first {headline(root)}"

@@ -48,6 +48,7 @@ class ExactResume(Callback):
     """
 
     role: ClassVar[str] = "actor"
+    in_step: ClassVar[bool] = False  # experiments on copies go without it
 
     def __init__(self) -> None:
         self._shadows = Shadows()

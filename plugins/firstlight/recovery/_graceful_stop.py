@@ -60,6 +60,7 @@ class GracefulStop(Callback):
     """
 
     role: ClassVar[str] = "actor"
+    in_step: ClassVar[bool] = False  # experiments on copies go without it
 
     def __init__(
         self,

@@ -17,11 +17,12 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from firstlight._require import require
+from firstlight._wandb_account import explicit_mode
 from firstlight.tracking._guarded_run import GuardedRun, SilentRun
 from firstlight.tracking._import_wandb import import_wandb, require_wandb
 from firstlight.tracking._owned_run import OwnedRun, masked_argv, one_line
 from firstlight.tracking._redact import redact
-from firstlight.tracking._wandb_start import Start, decide, explicit_mode
+from firstlight.tracking._wandb_start import Start, decide
 
 _GRACE = 5.0  # seconds that wandb's own deadline gets before its helper is killed
 
