@@ -41,6 +41,7 @@ def test_ranks_agree(ranks, key):
 @pytest.mark.slow
 def test_both_parts_of_the_gan_were_trained(ranks):
     assert ranks[0]["gan moved"]
+    assert ranks[0]["sharded gan"] == pytest.approx(ranks[0]["gan"], rel=1e-4, abs=1e-6), "FSDP2 trains what DDP does"
     assert ranks[0]["refused"].startswith("strategy must be 'ddp_find_unused_parameters_true'")
 
 

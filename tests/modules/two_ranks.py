@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from modules.generative_models import Perceptron
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from firstlight.layers import GaussianNoise
@@ -22,9 +25,16 @@ from firstlight.modules import ContrastiveModule, GANModule
 from helpers import classes_data
 
 
-def gan() -> GANModule:
+class ShardedGAN(GANModule):
+    def configure_model(self) -> None:
+        for part in (self.generator, self.discriminator):
+            fully_shard(part, mesh=self.device_mesh["data_parallel"])
+
+
+def gan(kind: type[GANModule] = GANModule) -> GANModule:
+    torch.manual_seed(1)
     sgd = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)
-    return GANModule(
+    module = kind(
         Perceptron(3, 16, [8]),
         Perceptron(8, 16, [1]),
         latent_dim=3,
@@ -35,6 +45,8 @@ def gan() -> GANModule:
         generator_optimizer=sgd,
         discriminator_optimizer=sgd,
     )
+    torch.manual_seed(100 + int(os.environ.get("LOCAL_RANK", "0")))  # other latents on each rank
+    return module
 
 
 def pairs(num_samples: int = 32) -> TensorDataset:
@@ -57,7 +69,7 @@ class Losses(Callback):
             self.values.append(float(outputs["loss"]))
 
 
-def train(module: LightningModule, data: Any, strategy: str, *callbacks: Callback) -> Trainer:
+def train(module: LightningModule, data: Any, strategy: Any, *callbacks: Callback) -> Trainer:
     trainer = Trainer(
         accelerator="cpu",
         devices=2,
@@ -78,7 +90,8 @@ def train(module: LightningModule, data: Any, strategy: str, *callbacks: Callbac
 
 
 def flat(module: nn.Module) -> list[float]:
-    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()]).tolist()
+    whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in module.parameters()]
+    return torch.cat([parameter.detach().flatten() for parameter in whole]).tolist()
 
 
 def main(folder: Path) -> None:
@@ -87,12 +100,15 @@ def main(folder: Path) -> None:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     found: dict[str, Any] = {}
 
-    torch.manual_seed(100 + rank)  # other latents on each rank
     module = gan()
     start = flat(module)
     run = train(module, classes_data(64), "ddp_find_unused_parameters_true")
     found |= {"gan": flat(module), "gan moved": start != flat(module)}
     found["gan val"] = float(run.callback_metrics["val/loss/discriminator"])
+
+    module = gan(ShardedGAN)
+    train(module, classes_data(64), ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1))
+    found["sharded gan"] = flat(module)
 
     try:
         train(gan(), classes_data(64), "ddp")

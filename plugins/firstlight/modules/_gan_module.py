@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
@@ -21,7 +22,7 @@ from firstlight.modules._batch import input_and_target, size_of
 from firstlight.modules._exportable import Exportable
 from firstlight.modules._recorded import recorded
 from firstlight.modules._shared import Stage, check_optimizer, log_values, optimizer_of, seeded_normal
-from firstlight.modules._whole import kept_whole
+from firstlight.modules._whole import kept_whole, let_go
 
 
 @final
@@ -165,10 +166,7 @@ class GANModule(LightningModule):
 
     def _train_discriminator(self, real: Tensor, *, lazy: bool) -> dict[str, Tensor]:
         _, optimizer = self._both_optimizers()
-        # The other part's parameters require no gradients meanwhile: none are computed in vain, and the samples have no
-        # graph. It matters under autocast too, which keeps its casts of parameters that do require them until the end
-        # of the training step, past a step of the optimizer.
-        with self.toggled_optimizer(optimizer):
+        with self._alone(optimizer):
             fake = self._generate(real)
             return self._discriminate(real, fake, lazy=lazy, step=functools.partial(self._step, optimizer))
 
@@ -194,9 +192,20 @@ class GANModule(LightningModule):
             step(total)
         return values
 
+    @contextmanager
+    def _alone(self, optimizer: Any) -> Iterator[None]:
+        """Let the other part's parameters require no gradients: none are computed in vain, and samples have no graph.
+
+        It matters under autocast too, which keeps its casts of parameters that do require them until the end of the
+        training step, past a step of the optimizer.
+        """
+        with self.toggled_optimizer(optimizer):
+            let_go(self)
+            yield
+
     def _train_generator(self, real: Tensor) -> dict[str, Tensor]:
         optimizer, _ = self._both_optimizers()
-        with self.toggled_optimizer(optimizer):
+        with self._alone(optimizer):
             loss = self.loss.generator(self.discriminator(self._generate(real)))
             self._step(optimizer, loss)
         return {"train/loss/generator": loss}

@@ -12,9 +12,18 @@ from torch.distributed.tensor import DTensor, Partial
 
 def whole(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of ``layer``; under FSDP2, which gathers them for its forward only, gathered here."""
-    if isinstance(layer, FSDPModule):
-        layer.reshard()  # a forward before this one may have left what it gathered, whose gradient nobody would reduce
+    let_go(layer)  # a forward before this one may have left what it gathered, whose gradient nobody would reduce
     return _gathered(layer.weight), None if layer.bias is None else _gathered(layer.bias)
+
+
+def let_go(module: nn.Module) -> None:
+    """Let FSDP2 put back into shards what a forward without a backward has left gathered.
+
+    Else the next forward takes it as it is, whatever has become of ``requires_grad`` since.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def _gathered(parameter: Tensor) -> Tensor:
