@@ -17,7 +17,8 @@ from recovery.ranks_program import samples_of
 from recovery.training import Augmented, Everything, SaveAt, Stream, plain, plain_persistent, run
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from firstlight.callbacks import EarlyStopping, LearningRateScheduler, WeightEMA
+from firstlight.callbacks import BatchMixing, EarlyStopping, LearningRateScheduler, WeightEMA
+from firstlight.mixing import MixUp
 from firstlight.recovery import ExactResume
 from firstlight.sampling import Competence, CurriculumSampler, ResumableSampler
 from firstlight.schedules import WarmupCosine
@@ -26,36 +27,54 @@ from helpers import same
 LEFT_OUT = "before a validation, which Lightning leaves out"
 
 
-def curriculum():
+def curriculum(workers=0):
     sampler = CurriculumSampler(list(range(40)), Competence(epochs=2, initial=0.3))
-    return DataLoader(Augmented(), batch_size=8, sampler=sampler)
+    settings = {"num_workers": workers, "persistent_workers": workers > 0}
+    return DataLoader(Augmented(), batch_size=8, sampler=sampler, **settings)
+
+
+def own_generator(make, **kwargs):
+    return make(generator=torch.Generator().manual_seed(3), **kwargs)
 
 
 def weighted():
     return plain(shuffle=False, sampler=WeightedRandomSampler(torch.arange(1.0, 41.0).tolist(), 40))
 
 
-class Pool(Callback):
+def of_a_project(patience=2) -> list[Callback]:
     """What a project has on its Trainer beside ExactResume, built anew for each run."""
-
-    @staticmethod
-    def callbacks() -> list[Callback]:
-        stopping = EarlyStopping("val/loss", patience=2, min_delta=0.5)
-        return [LearningRateScheduler(WarmupCosine("4ba")), WeightEMA(0.7), stopping]
+    stopping = EarlyStopping("val/loss", patience=patience, min_delta=0.5)
+    return [LearningRateScheduler(WarmupCosine("4ba")), WeightEMA(0.7), stopping]
 
 
+def all_of_them() -> list[Callback]:
+    """With mixing, and an early stop after the second epoch."""
+    return [BatchMixing([MixUp(0.4), MixUp(1.0)], num_classes=4, p=0.8), *of_a_project(patience=1)]
+
+
+TOGETHER = {"pool": all_of_them, "max_epochs": 4, "limit_train_batches": 5}
 CASES = {
     "shuffle": (plain, {}),
     "two workers": (functools.partial(plain, 2), {}),
     "persistent workers": (functools.partial(plain_persistent, 2), {"limit_train_batches": 4}),
-    "own generator": (lambda: plain(generator=torch.Generator().manual_seed(3)), {}),
+    "own generator": (functools.partial(own_generator, plain), {}),
+    # building workers draws from the loader's generator, which those that live on do not
+    "persistent workers, own generator": (
+        functools.partial(own_generator, plain_persistent, workers=2),
+        {"limit_train_batches": 4},
+    ),
     "weighted": (weighted, {}),
     "curriculum": (curriculum, {}),
     "accumulation": (plain, {"accumulate_grad_batches": 2, "val_check_interval": 3}),
     "validation inside": (plain, {"val_check_interval": 2}),
     "two optimizers": (plain, {"module": functools.partial(Everything, manual=True)}),
     "stream": (lambda: DataLoader(Stream(), batch_size=8, num_workers=2), {}),
-    "a project's callbacks": (plain, {"with_pool": True, "module": functools.partial(Everything, schedule=False)}),
+    "a project's callbacks": (plain, {"pool": of_a_project, "module": functools.partial(Everything, schedule=False)}),
+    "all together": (
+        functools.partial(curriculum, 2),
+        {**TOGETHER, "accumulate_grad_batches": 2, "module": functools.partial(Everything, schedule=False)},
+    ),
+    "all together, two optimizers": (curriculum, {**TOGETHER, "module": functools.partial(Everything, manual=True)}),
 }
 
 
@@ -63,8 +82,7 @@ CASES = {
 def stopped_and_resumed(tmp_path):
     """Return a function that trains, and resumes from every checkpoint that ``keep`` takes."""
 
-    def compare(make, *, keep=lambda number: True, with_pool=False, **kwargs):
-        pool = Pool.callbacks if with_pool else list
+    def compare(make, *, keep=lambda number: True, pool=list, **kwargs):
         whole, batches, rows = run(tmp_path / "whole", ExactResume(), SaveAt(tmp_path), *pool(), data=make(), **kwargs)
         logged = {(row["step"], key): value for row in rows for key, value in row.items() if value}
         resumed = 0
@@ -98,7 +116,7 @@ def test_resumed_equals_unbroken(case, stopped_and_resumed):
     make, settings = CASES[case]
     # two epochs of five batches, a validation and an end: those about the middle and the ends
     resumed = stopped_and_resumed(
-        make, max_epochs=2, keep=lambda number: number % 3 == 1 or number in (5, 6), **settings
+        make, keep=lambda number: number % 3 == 1 or number in (5, 6), **{"max_epochs": 2, **settings}
     )
     assert resumed >= 3
 
