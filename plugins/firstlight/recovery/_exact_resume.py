@@ -108,6 +108,11 @@ class ExactResume(Callback):
             TrackedLoader(loader, lambda: progress.current.processed, self._shadows, enter, self._settle)
         )
 
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """Why this resume is not exact, as far as is known; empty where it is, and where nothing was resumed."""
+        return tuple(dict.fromkeys(self._differs))
+
     def sample_indices(self, batch_idx: int) -> list[Any]:
         """Return the indices of the samples in a batch of this epoch, of each loader; empty where nobody knows them."""
         return [
@@ -136,8 +141,8 @@ class ExactResume(Callback):
             self._inside = progress.started > progress.processed
             self._differs += resumed["differs"]
             self._put_back(trainer, pl_module, resumed)
-        if self._differs:
-            rank_zero_warn(f"this resume is not exact: {'; '.join(dict.fromkeys(self._differs))}")
+        if self.differs:
+            rank_zero_warn(f"this resume is not exact: {'; '.join(self.differs)}")
         self._resumed = None
         for loader in self._loaders:
             loader.ready = True
