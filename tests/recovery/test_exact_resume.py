@@ -16,13 +16,16 @@ from lightning.pytorch import Callback
 from recovery.ranks_program import samples_of
 from recovery.training import Augmented, Everything, SaveAt, Stream, plain, plain_persistent, run
 from torch.utils.data import DataLoader, WeightedRandomSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from firstlight.callbacks import BatchMixing, EarlyStopping, LearningRateScheduler, WeightEMA
 from firstlight.mixing import MixUp
 from firstlight.recovery import ExactResume
 from firstlight.sampling import Competence, CurriculumSampler, ResumableSampler
 from firstlight.schedules import WarmupCosine
-from helpers import same
+from helpers import classes_data, same
+
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital':UserWarning")  # torchdata 0.11 on torch 2.13
 
 LEFT_OUT = "before a validation, which Lightning leaves out"
 
@@ -35,6 +38,11 @@ def curriculum(workers=0):
 
 def own_generator(make, **kwargs):
     return make(generator=torch.Generator().manual_seed(3), **kwargs)
+
+
+def torchdata(workers=0, dataset=None, **kwargs):
+    settings = {"batch_size": 8, "shuffle": True, "num_workers": workers, **kwargs}
+    return StatefulDataLoader(dataset or Augmented(), **settings)
 
 
 def weighted():
@@ -69,12 +77,21 @@ CASES = {
     "validation inside": (plain, {"val_check_interval": 2}),
     "two optimizers": (plain, {"module": functools.partial(Everything, manual=True)}),
     "stream": (lambda: DataLoader(Stream(), batch_size=8, num_workers=2), {}),
+    # torchdata's keeps no random numbers of its workers: of these, only the first draws any in the data
+    "torchdata": (torchdata, {}),
+    "torchdata, two workers": (functools.partial(torchdata, 2, dataset=classes_data(40)), {}),
     "a project's callbacks": (plain, {"pool": of_a_project, "module": functools.partial(Everything, schedule=False)}),
     "all together": (
         functools.partial(curriculum, 2),
         {**TOGETHER, "accumulate_grad_batches": 2, "module": functools.partial(Everything, schedule=False)},
     ),
     "all together, two optimizers": (curriculum, {**TOGETHER, "module": functools.partial(Everything, manual=True)}),
+}
+SLOWER = {
+    "torchdata, persistent workers": (
+        functools.partial(torchdata, 2, dataset=classes_data(40), persistent_workers=True),
+        {},
+    ),
 }
 
 
@@ -122,9 +139,9 @@ def test_resumed_equals_unbroken(case, stopped_and_resumed):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *SLOWER])
 def test_resumed_at_every_place_equals_unbroken(case, stopped_and_resumed):
-    make, settings = CASES[case]
+    make, settings = {**CASES, **SLOWER}[case]
     assert stopped_and_resumed(make, **settings) >= 10
 
 
@@ -189,6 +206,17 @@ def test_it_says_what_differs(tmp_path):
     again(lambda: plain(2), "02-batch.ckpt", "num_workers was 0, is 2: what workers draw")
     run(tmp_path / "bare", SaveAt(tmp_path / "bare"), data=plain(), max_epochs=1)
     again(plain, "bare/02-batch.ckpt", "written without ExactResume")
+
+
+@pytest.mark.parametrize("number", ["02-batch", "05-batch"])
+def test_it_says_that_steps_are_of_other_batches(number, tmp_path):
+    """Nothing is lost: each batch is trained on once, but in steps of four where they were of two."""
+    _, before, _ = stopped(tmp_path, lambda: plain(dataset=Augmented(64)), accumulate_grad_batches=2, max_epochs=1)
+    settings = {"accumulate_grad_batches": 4, "max_epochs": 1}
+    match = "accumulate_grad_batches was 2, is 4: which batches make a step"
+    _, after, _ = warned(tmp_path, lambda: plain(dataset=Augmented(64)), f"{number}.ckpt", match, **settings)
+    assert [batch[1] for batch in after] == list(range(int(number[:2]), 8))
+    assert labels(before[: int(number[:2])] + after) == labels(before)
 
 
 def test_it_says_that_new_loaders_are_not_followed(tmp_path):
