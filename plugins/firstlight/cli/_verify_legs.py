@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,6 +94,9 @@ def _forked(work: Callable[[], None], words: list[str], variables: dict[str, str
             except UsageError as error:
                 output.write(f"error: {error}\n")
                 raise SystemExit(error.code) from None
+            except Exception:
+                traceback.print_exc(file=output)
+                raise SystemExit(1) from None
 
     process = multiprocessing.get_context("fork").Process(target=child)
     with warnings.catch_warnings():

@@ -69,7 +69,8 @@ class Recorder(Checkpoint):
         self.step += whole
         place = f"{trainer.current_epoch}:{batch_idx}"
         loss = {} if outputs is None else digests(outputs, "" if isinstance(outputs, dict) else "loss")
-        self._record(trainer, pl_module, place, {"samples": {"batch": self._batch}, "losses": loss})
+        values = {"samples": {"batch": self._batch}, "losses": loss}
+        self._record(trainer, pl_module, place, values, step=self.step + (not whole))
         if whole and self._should_save(trainer, over=over):
             self._save(trainer, place)
         if whole and not over:
@@ -77,7 +78,7 @@ class Recorder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         place = f"{trainer.current_epoch}:end"
-        self._record(trainer, pl_module, place, {})
+        self._record(trainer, pl_module, place, {}, step=self.step)
         first_end = not self.stops and all(not saved["epoch_ends"] for saved in self.saved)
         if self.saves and self.step < self.last and (self._at_end or first_end):
             self._save(trainer, place, epoch_ends=True)
@@ -110,7 +111,9 @@ class Recorder(Checkpoint):
             # Not should_stop, with which Lightning would validate first.
             raise SystemExit(0)
 
-    def _record(self, trainer: Trainer, module: LightningModule, place: str, values: dict[str, Any]) -> None:
+    def _record(
+        self, trainer: Trainer, module: LightningModule, place: str, values: dict[str, Any], *, step: int
+    ) -> None:
         buffers = dict(module.named_buffers())
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         optimizers = {
@@ -138,7 +141,7 @@ class Recorder(Checkpoint):
             "logged values": digests(dict(trainer.callback_metrics), ""),
             "random numbers": {"state": digest(random_state())},
         }
-        self.records.append({"place": place, "step": self.step, "values": values})
+        self.records.append({"place": place, "step": step, "values": values})
 
     def _finish(self, trainer: Trainer) -> None:
         if self.records:

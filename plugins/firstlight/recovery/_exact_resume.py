@@ -38,8 +38,8 @@ class ExactResume(Callback):
     workers draw from their global generators inside an epoch it does not keep.
 
     When a resume cannot be exact, one warning says what will differ: another number of ranks, batch size,
-    accumulation, number of samples or workers; a checkpoint from inside a step; data that draws from the global generators of the main
-    process while it streams.
+    accumulation, number of samples or workers; a checkpoint from inside a step; data that draws from the global
+    generators of the main process while it streams.
 
     Role: actor; it acts on a resume alone. Without one, training is what it was to the bit.
     Reads: random numbers, the train loaders, epoch sums. Writes: one entry of the checkpoint, plain values; on a
