@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from firstlight.cli._verify_digests import digest, digests
 from firstlight.cli._verify_facts import facts
-from firstlight.recovery._random_state import random_state
 
 VARIABLE = "FIRSTLIGHT_VERIFY_RESUME"
 
@@ -139,7 +141,7 @@ class Recorder(Checkpoint):
             "schedules": {**digests(schedules, "scheduler"), **digests(settings, "group")},
             "callbacks": digests(states, ""),
             "logged values": digests(dict(trainer.callback_metrics), ""),
-            "random numbers": {"state": digest(random_state())},
+            "random numbers": _generators(),
         }
         self.records.append({"place": place, "step": step, "values": values})
 
@@ -152,3 +154,13 @@ class Recorder(Checkpoint):
         found = {"records": self.records, "saved": self.saved, "facts": self.facts}
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def _generators() -> dict[str, str]:
+    numpy: Any = sys.modules.get("numpy")
+    states = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if numpy is not None:
+        states["numpy"] = numpy.random.get_state()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return {name: digest(state) for name, state in states.items()}
