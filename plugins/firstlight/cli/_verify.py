@@ -21,6 +21,7 @@ from firstlight.cli._verify_words import quiet_words
 
 COMMAND = "verify-resume"
 
+_RANKS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # what starters of many processes set
 _CRASHED = 3  # as of a check: the training failed, which says nothing about resumes
 _INTERRUPTED = 130
 _MOST_CAUSES = 3
@@ -43,7 +44,7 @@ def verify_resume(
     config = read([*before, "fit", *after])
     if config["trainer"].get("fast_dev_run"):
         raise UsageError("verify-resume needs checkpoints, and trainer.fast_dev_run writes none", "leave it out")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ or any(int(os.environ.get(name, "1")) > 1 for name in _RANKS):
         raise UsageError("verify-resume starts the ranks of each training itself", "start it as one process")
     with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="firstlight-") as folder:
         words = (*before, "fit", *after, *quiet_words(config, asked.steps, Path(folder)))

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -119,6 +120,9 @@ def ended_by_sigterm() -> Iterator[None]:
     def leave(number: int, _: Any) -> None:
         raise SystemExit(128 + number)
 
+    if threading.current_thread() is not threading.main_thread():
+        yield  # nobody else may set handlers
+        return
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
