@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeGuard
 
-_OFF = ("wandb", "checkpoint", "progress_bar", "run_manifest", "overfit_one_batch", "graceful_stop")
+_OFF = (
+    *("wandb", "checkpoint", "progress_bar", "run_manifest", "graceful_stop"),
+    *("overfit_one_batch", "preflight"),  # they probe on copies, which takes time and changes nothing
+)
 _VALIDATION_BATCHES = 2
 
 
