@@ -277,6 +277,7 @@ def test_a_clock_is_what_differs_without_a_stop():
         ({"kernels": True}, "weights", "--trainer.deterministic true"),
         ({"after_save": True}, "weights", "on_train_batch_end comes after callbacks have saved"),
         ({}, "weights", "plain attributes"),
+        ({}, "logged values", "what logs w begins anew"),
         ({}, "random numbers", "draws random numbers at the start of a resumed run"),
     ],
 )

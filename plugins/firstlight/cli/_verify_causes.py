@@ -22,6 +22,10 @@ def causes_of_resume(found: list[Difference], facts: dict[str, Any], resumed: di
     for kind, what in (("callbacks", "state_dict and load_state_dict"), ("checkpoints", "what it saves and loads")):
         if kind in first and not said:
             said.append(f"{some(first[kind].names)} is not restored as it was: look at {what}")
+    if not said and set(first) == {"logged values"}:
+        said.append(
+            f"what logs {some(first['logged values'].names)} begins anew, for want of a state; it trains the same"
+        )
     if not said and "random numbers" in first:
         said.append("something draws random numbers at the start of a resumed run, or did not where the run began")
     return list(dict.fromkeys(said))
