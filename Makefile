@@ -15,7 +15,7 @@ test: .venv/installed  ## run every test, two files at a time
 	$(PY) -m pytest -n 2 --dist loadfile
 
 test-faults: .venv/installed  ## kill, cut and starve real runs; print fault, tries, lost steps, outcome
-	$(PY) -m pytest tests/faults tests/recovery -m ""
+	$(PY) -m pytest tests/faults tests/recovery tests/cli/test_verify_resume.py tests/cli/test_verify_resume_whole.py -m ""
 
 test-properties: .venv/installed  ## 12,000 random schedules, losses, plans and configurations: no NaN, no traceback
 	$(PY) -m pytest tests/properties -m properties

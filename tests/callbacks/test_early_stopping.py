@@ -123,6 +123,20 @@ def test_patience_is_the_codes_after_a_resume(tmp_path):
     assert again.patience == 5
 
 
+def test_a_run_that_it_has_stopped_stays_stopped(tmp_path):
+    values = [3, 4, 4, 4, 4, 4, 4, 4]
+    settings = {"val": loader(shuffle=False), "limit_train_batches": 1, "max_epochs": 8}
+    first = Scripted(values)
+    run = fit(first, EarlyStopping("val/loss", patience=2), **settings)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    again, resumed = Scripted(values), {"ckpt": tmp_path / "a.ckpt", **settings}
+    assert fit(again, EarlyStopping("val/loss", patience=2), **resumed).global_step == run.global_step == 3
+    assert same(weights(again), weights(first))
+    # neither min_epochs nor another patience is forgotten
+    assert fit(Scripted(values), EarlyStopping("val/loss", patience=2), min_epochs=5, **resumed).global_step == 5
+    assert fit(Scripted(values), EarlyStopping("val/loss", patience=3), **resumed).global_step == 4
+
+
 def test_used_again_it_starts_afresh():
     stopping = EarlyStopping("val/loss", patience=2)
     assert epochs([1, 2, 3, 4], stopping) == 3

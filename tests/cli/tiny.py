@@ -108,7 +108,7 @@ class Project:
 
 def main() -> None:
     cli = FirstlightCLI(SupervisedModule, TinyData, project_root=Path.cwd())
-    if cli.subcommand == "tune":
+    if cli.subcommand in ("tune", "verify-resume"):
         return
     rank = cli.trainer.global_rank
     Path(f"rank-{rank}.txt").write_text(f"{cli.run_folder} {cli.trainer.default_root_dir}")

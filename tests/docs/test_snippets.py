@@ -166,7 +166,7 @@ def _check_project_command(module: str, arguments: list[str]) -> None:
         add_tune_options(parser)
         assert f"tune/priority_{parser.parse_args(arguments[1:]).priority}.yaml" in project_files()
     elif not part:
-        assert arguments[0] in ("fit", "validate", "test", "predict", "export", "check")
+        assert arguments[0] in ("fit", "validate", "test", "predict", "export", "check", "verify-resume")
         _check_arguments(arguments[1:])
 
 

@@ -16,46 +16,82 @@ from lightning.pytorch import Callback
 from recovery.ranks_program import samples_of
 from recovery.training import Augmented, Everything, SaveAt, Stream, plain, plain_persistent, run
 from torch.utils.data import DataLoader, WeightedRandomSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
 
-from firstlight.callbacks import EarlyStopping, LearningRateScheduler, WeightEMA
+from firstlight.callbacks import BatchMixing, EarlyStopping, LearningRateScheduler, WeightEMA
+from firstlight.mixing import MixUp
 from firstlight.recovery import ExactResume
 from firstlight.sampling import Competence, CurriculumSampler, ResumableSampler
 from firstlight.schedules import WarmupCosine
-from helpers import same
+from helpers import classes_data, same
+
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital':UserWarning")  # torchdata 0.11 on torch 2.13
 
 LEFT_OUT = "before a validation, which Lightning leaves out"
 
 
-def curriculum():
+def curriculum(workers=0):
     sampler = CurriculumSampler(list(range(40)), Competence(epochs=2, initial=0.3))
-    return DataLoader(Augmented(), batch_size=8, sampler=sampler)
+    settings = {"num_workers": workers, "persistent_workers": workers > 0}
+    return DataLoader(Augmented(), batch_size=8, sampler=sampler, **settings)
+
+
+def own_generator(make, **kwargs):
+    return make(generator=torch.Generator().manual_seed(3), **kwargs)
+
+
+def torchdata(workers=0, dataset=None, **kwargs):
+    settings = {"batch_size": 8, "shuffle": True, "num_workers": workers, **kwargs}
+    return StatefulDataLoader(dataset or Augmented(), **settings)
 
 
 def weighted():
     return plain(shuffle=False, sampler=WeightedRandomSampler(torch.arange(1.0, 41.0).tolist(), 40))
 
 
-class Pool(Callback):
+def of_a_project(patience=2) -> list[Callback]:
     """What a project has on its Trainer beside ExactResume, built anew for each run."""
-
-    @staticmethod
-    def callbacks() -> list[Callback]:
-        stopping = EarlyStopping("val/loss", patience=2, min_delta=0.5)
-        return [LearningRateScheduler(WarmupCosine("4ba")), WeightEMA(0.7), stopping]
+    stopping = EarlyStopping("val/loss", patience=patience, min_delta=0.5)
+    return [LearningRateScheduler(WarmupCosine("4ba")), WeightEMA(0.7), stopping]
 
 
+def all_of_them() -> list[Callback]:
+    """With mixing, and an early stop after the second epoch."""
+    return [BatchMixing([MixUp(0.4), MixUp(1.0)], num_classes=4, p=0.8), *of_a_project(patience=1)]
+
+
+TOGETHER = {"pool": all_of_them, "max_epochs": 4, "limit_train_batches": 5}
 CASES = {
     "shuffle": (plain, {}),
     "two workers": (functools.partial(plain, 2), {}),
     "persistent workers": (functools.partial(plain_persistent, 2), {"limit_train_batches": 4}),
-    "own generator": (lambda: plain(generator=torch.Generator().manual_seed(3)), {}),
+    "own generator": (functools.partial(own_generator, plain), {}),
+    # building workers draws from the loader's generator, which those that live on do not
+    "persistent workers, own generator": (
+        functools.partial(own_generator, plain_persistent, workers=2),
+        {"limit_train_batches": 4},
+    ),
     "weighted": (weighted, {}),
     "curriculum": (curriculum, {}),
     "accumulation": (plain, {"accumulate_grad_batches": 2, "val_check_interval": 3}),
     "validation inside": (plain, {"val_check_interval": 2}),
     "two optimizers": (plain, {"module": functools.partial(Everything, manual=True)}),
     "stream": (lambda: DataLoader(Stream(), batch_size=8, num_workers=2), {}),
-    "a project's callbacks": (plain, {"with_pool": True, "module": functools.partial(Everything, schedule=False)}),
+    # torchdata's keeps no random numbers of its workers: of these, only the first draws any in the data
+    "torchdata": (torchdata, {}),
+    "torchdata, two workers": (functools.partial(torchdata, 2, dataset=classes_data(40)), {}),
+    "a project's callbacks": (plain, {"pool": of_a_project, "module": functools.partial(Everything, schedule=False)}),
+    "all together": (
+        functools.partial(curriculum, 2),
+        {**TOGETHER, "accumulate_grad_batches": 2, "module": functools.partial(Everything, schedule=False)},
+    ),
+    "all together, two optimizers": (curriculum, {**TOGETHER, "module": functools.partial(Everything, manual=True)}),
+}
+SLOWER = {
+    "torchdata, persistent workers": (
+        functools.partial(torchdata, 2, dataset=classes_data(40), persistent_workers=True),
+        {},
+    ),
 }
 
 
@@ -63,8 +99,7 @@ CASES = {
 def stopped_and_resumed(tmp_path):
     """Return a function that trains, and resumes from every checkpoint that ``keep`` takes."""
 
-    def compare(make, *, keep=lambda number: True, with_pool=False, **kwargs):
-        pool = Pool.callbacks if with_pool else list
+    def compare(make, *, keep=lambda number: True, pool=list, **kwargs):
         whole, batches, rows = run(tmp_path / "whole", ExactResume(), SaveAt(tmp_path), *pool(), data=make(), **kwargs)
         logged = {(row["step"], key): value for row in rows for key, value in row.items() if value}
         resumed = 0
@@ -98,15 +133,15 @@ def test_resumed_equals_unbroken(case, stopped_and_resumed):
     make, settings = CASES[case]
     # two epochs of five batches, a validation and an end: those about the middle and the ends
     resumed = stopped_and_resumed(
-        make, max_epochs=2, keep=lambda number: number % 3 == 1 or number in (5, 6), **settings
+        make, keep=lambda number: number % 3 == 1 or number in (5, 6), **{"max_epochs": 2, **settings}
     )
     assert resumed >= 3
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *SLOWER])
 def test_resumed_at_every_place_equals_unbroken(case, stopped_and_resumed):
-    make, settings = CASES[case]
+    make, settings = {**CASES, **SLOWER}[case]
     assert stopped_and_resumed(make, **settings) >= 10
 
 
@@ -171,6 +206,17 @@ def test_it_says_what_differs(tmp_path):
     again(lambda: plain(2), "02-batch.ckpt", "num_workers was 0, is 2: what workers draw")
     run(tmp_path / "bare", SaveAt(tmp_path / "bare"), data=plain(), max_epochs=1)
     again(plain, "bare/02-batch.ckpt", "written without ExactResume")
+
+
+@pytest.mark.parametrize("number", ["02-batch", "05-batch"])
+def test_it_says_that_steps_are_of_other_batches(number, tmp_path):
+    """Nothing is lost: each batch is trained on once, but in steps of four where they were of two."""
+    _, before, _ = stopped(tmp_path, lambda: plain(dataset=Augmented(64)), accumulate_grad_batches=2, max_epochs=1)
+    settings = {"accumulate_grad_batches": 4, "max_epochs": 1}
+    match = "accumulate_grad_batches was 2, is 4: which batches make a step"
+    _, after, _ = warned(tmp_path, lambda: plain(dataset=Augmented(64)), f"{number}.ckpt", match, **settings)
+    assert [batch[1] for batch in after] == list(range(int(number[:2]), 8))
+    assert labels(before[: int(number[:2])] + after) == labels(before)
 
 
 def test_it_says_that_new_loaders_are_not_followed(tmp_path):

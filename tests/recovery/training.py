@@ -64,7 +64,7 @@ class Everything(LightningModule):
         x, y = batch
         logits = self.net(x + 0.01 * random.random() + 0.01 * float(np.random.rand()))
         loss = nn.functional.cross_entropy(logits, y)
-        self.accuracy(logits, y)
+        self.accuracy(logits, y if y.ndim == 1 else y.argmax(1))
         self.log("train/loss", loss, on_step=True, on_epoch=True)
         self.log("train/accuracy", self.accuracy, on_step=False, on_epoch=True)
         self.log("train/most", loss, on_step=False, on_epoch=True, reduce_fx="max")

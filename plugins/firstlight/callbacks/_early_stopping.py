@@ -25,7 +25,8 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
     * ``min_delta_mode="relative"``: the improvement asked for is a fraction of the best value.
     * ``restore_best``: the best weights come back at the end of ``fit``; with :class:`WeightEMA` or Lightning's
       ``WeightAveraging`` the best averages, which are what validation has measured.
-    * ``patience`` is the constructor's after a resume too, not the checkpoint's.
+    * ``patience`` is the constructor's after a resume too, not the checkpoint's; a run that was stopped by it already
+      ends at once, where Lightning trains a further epoch.
     * A callback used again in a new Trainer starts afresh.
     * ``stopping_reason`` is the same on all ranks.
     * Without validation (``limit_val_batches=0``) it stands aside with one line instead of raising.
@@ -101,6 +102,12 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         self.patience = patience
         self._best_step = state_dict.get("best_step")
         self._best_weights = dict(state_dict.get("best_weights", {}))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.wait_count >= max(1, self.patience) and trainer.fit_loop._can_stop_early:
+            trainer.should_stop = True
+            rank_zero_info(f"EarlyStopping: {self.monitor} has not improved for {self.wait_count} checks: already over")
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

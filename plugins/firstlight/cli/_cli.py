@@ -53,21 +53,27 @@ from firstlight.cli._tune import tune
 from firstlight.cli._tune_options import Tuning
 from firstlight.cli._tune_options import add_options as add_tune_options
 from firstlight.cli._tune_reporter import reporters
+from firstlight.cli._verify import verify_resume
+from firstlight.cli._verify_options import Verifying
+from firstlight.cli._verify_options import add_options as add_verify_options
+from firstlight.cli._verify_recorder import recorders
 from firstlight.cli._which_checkpoint import WhichCheckpoint, tell_resume
 from firstlight.recovery import CheckpointWriteError, DamagedCheckpointError, GracefulStop, VerifiedCheckpointIO
 from firstlight.tracking import SafeWandbLogger, plot_run, redact
 
 # How this command goes, not what the run is: left out of config.yaml, so that every subcommand can read it.
 _COMMAND_KEYS = ("config", "resume", "init_from", "ckpt_path", "verbose", "format", "tolerance")
+_OF_TRAININGS = ("tune", "verify-resume")  # each training of these is a fit of its own
 _EVALUATIONS = ("validate", "test", "predict", "export")  # each of a checkpoint, into a folder of its run
 _EXPORT = "Write the model of a checkpoint as files that need no code of the project, and compare them with it."
 _CHECK = "Ask of copies whether this set-up can learn, and say why not."
+_VERIFY = "Train, stop, resume, and say whether that is bit for bit the run that was never stopped."
 _TUNE = "Search for better values in the order of the tuning priorities."
 _DESCRIPTION = "Train a model, and see what it is worth. Each command has its own --help."
 
 
 class FirstlightCLI(LightningCLI):
-    """The command line of a project: ``fit validate test predict export check tune``.
+    """The command line of a project: ``fit validate test predict export check verify-resume tune``.
 
     A thin LightningCLI: the project's ``configs/default.yaml`` lies under every ``--config``; callbacks and
     loggers have named places that take plain keys or null; a run has one folder, ``<runs_dir>/<run_name>/<id>``;
@@ -150,7 +156,7 @@ class FirstlightCLI(LightningCLI):
             parser.add_argument(f"--{name}", type=kind, default={} if slot.on else None, help=slot.help)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Add ``check``, ``export`` and ``tune``, which are no methods of the Trainer."""
+        """Add ``check``, ``export``, ``tune`` and ``verify-resume``, which are no methods of the Trainer."""
         super()._add_subcommands(parser, **kwargs)
         export = self._added(parser, "export", _EXPORT)
         export.add_argument("--ckpt_path", type=str | None, help="best, last, or a checkpoint (default: best)")
@@ -158,6 +164,7 @@ class FirstlightCLI(LightningCLI):
         export.add_argument("--tolerance", type=PositiveFloat, default=1e-4, help="Largest difference from the model")
         add_options(self._added(parser, "check", _CHECK), underscores=True)
         add_tune_options(self._added(parser, "tune", _TUNE))
+        add_verify_options(self._added(parser, "verify-resume", _VERIFY))
 
     def _added(self, parser: LightningArgumentParser, name: str, description: str) -> LightningArgumentParser:
         own = self.init_parser(description=description)
@@ -234,8 +241,8 @@ class FirstlightCLI(LightningCLI):
         """Choose the run's folder, and fit the configuration to what this subcommand does."""
         plain = self._plain_config()
         refuse_senseless_numbers(plain, lambda key: self.config_files.locate(key, self.subcommand, self._argv))
-        if self.subcommand == "tune":
-            return  # its trials do the rest
+        if self.subcommand in _OF_TRAININGS:
+            return
         self.run_config = redact(plain)
         if self._get_plain("cpu_threads"):
             torch.set_num_threads(self._get_plain("cpu_threads"))
@@ -304,7 +311,7 @@ class FirstlightCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything; a value that a constructor refuses is a mistake in the configuration."""
-        if self.subcommand == "tune":
+        if self.subcommand in _OF_TRAININGS:
             return
         try:
             # Lightning still calls the older name, which warns.
@@ -365,6 +372,7 @@ class FirstlightCLI(LightningCLI):
         exports = self.subcommand == "export"
         config["logger"] = False if exports else self._loggers(config.get("logger"), slots["wandb"])
         trainer = self._instantiate_trainer(config, callbacks)
+        trainer.callbacks += recorders() if self.subcommand == "fit" else []  # type: ignore[attr-defined]
         # One that was chosen, by a plugin or by the strategy, stays.
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = SecretFreeCheckpointIO(VerifiedCheckpointIO())
@@ -397,7 +405,7 @@ class FirstlightCLI(LightningCLI):
         return kwargs
 
     def _run_subcommand(self, subcommand: str) -> None:
-        own = {"check": self._check, "export": self._export, "tune": self._tune}
+        own = {"check": self._check, "export": self._export, "tune": self._tune, "verify-resume": self._verify_resume}
         if subcommand in own:
             own[subcommand]()
             return
@@ -449,6 +457,21 @@ class FirstlightCLI(LightningCLI):
         code = tune(Tuning.of(self.config["tune"]), self._argv, self._read, self.project_root)
         if code:
             raise SystemExit(code)
+
+    def _verify_resume(self) -> None:
+        asked = Verifying.of(self.config["verify-resume"])
+        code = verify_resume(asked, self._argv, read=self._read, become=self._become)
+        if code:
+            raise SystemExit(code)
+
+    def _become(self, argv: list[str]) -> None:
+        """Start over with another command line, in a process that has built nothing yet."""
+        self.parse_arguments(self.parser, argv)
+        self._set_seed()
+        self.before_instantiate_classes()
+        self.instantiate_classes()
+        self.after_instantiate_classes()
+        self._run_subcommand(str(self.subcommand))
 
     def _remove_run_folder(self) -> None:
         """Take back what a run left that could not begin."""

@@ -11,6 +11,7 @@ from dataclasses import fields
 from firstlight.cli._check_options import Checking
 from firstlight.cli._slots import SLOTS
 from firstlight.cli._tune_options import names as names_of_tune
+from firstlight.cli._verify_options import NAMES as NAMES_OF_VERIFY
 
 _OFTEN_SET = (
     "max_epochs",
@@ -44,7 +45,8 @@ def help_page(subcommand: str, description: str, actions: Iterable[argparse.Acti
         [option.name for option in fields(Checking) if option.name not in command] if subcommand == "check" else []
     )
     command += names_of_tune() if subcommand == "tune" else []
-    stage = "fit" if subcommand == "tune" else subcommand  # what its trials do
+    command += NAMES_OF_VERIFY if subcommand == "verify-resume" else ()
+    stage = "fit" if subcommand in ("tune", "verify-resume") else subcommand  # what their trainings do
     places = [name for name, slot in SLOTS.items() if name in known and stage in slot.stages]
     parts = [
         f"usage: {subcommand} [-c FILE]... [--KEY=VALUE]...",

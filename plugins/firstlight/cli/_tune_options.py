@@ -9,6 +9,7 @@ from typing import Any, Literal
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from firstlight.cli._errors import UsageError
+from firstlight.cli._project_process import words_of_fit
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,4 @@ def for_trials(argv: list[str]) -> tuple[list[str], list[str]]:
     >>> for_trials(["tune", "--priority", "1", "--prune=false", "--trainer.max_epochs", "3", "--wandb_sweep"])
     ([], ['--trainer.max_epochs', '3'])
     """
-    start = argv.index("tune")
-    own = {f"--{name}" for name in names()}
-    kept: list[str] = []
-    words = iter(argv[start + 1 :])
-    for word in words:
-        flag, equals, _ = word.partition("=")
-        if flag not in own:
-            kept.append(word)
-        elif not equals and flag not in ("--wandb_sweep", "--only_check"):
-            next(words, None)
-    return argv[:start], kept
+    return words_of_fit(argv, "tune", names(), flags=("wandb_sweep", "only_check"))

@@ -7,9 +7,6 @@ one trial is left in the next, and every strategy works that works in ``fit``.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from firstlight.cli._errors import UsageError
+from firstlight.cli._project_process import command_of, last_words, run_to_end
 from firstlight.cli._tune_reporter import VARIABLE
 
 
@@ -42,13 +40,10 @@ def project_command(argv: list[str]) -> list[str]:
     Raises:
         UsageError: If it was not started from a shell with these arguments.
     """
-    import __main__
-
-    if argv != sys.argv[1:]:
+    command = command_of(argv)
+    if command is None:
         raise UsageError("tune must be started from a shell: each trial is a command of its own")
-    if __main__.__spec__ is not None:
-        return [sys.executable, "-m", __main__.__spec__.name.removesuffix(".__main__")]
-    return [sys.executable, os.path.abspath(sys.argv[0])]  # noqa: PTH100  a link stays a link
+    return command
 
 
 def run_trial(
@@ -56,30 +51,5 @@ def run_trial(
 ) -> Ended:
     """Run a command to its end with its output in ``log``, and call ``meanwhile`` every so many seconds."""
     began = time.monotonic()
-    environment = {**os.environ, VARIABLE: json.dumps(told)}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        log.open("wb") as output,
-        # Its standard input is never written to: it ends when this process does, however that happens.
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment) as process,
-    ):
-        try:
-            while process.poll() is None:
-                try:
-                    process.wait(timeout=every)
-                except subprocess.TimeoutExpired:
-                    meanwhile()
-        except BaseException:
-            process.kill()
-            process.wait()  # at an interrupt Popen itself waits for a quarter of a second only
-            raise
-    return Ended(process.returncode, time.monotonic() - began, _last_words(log))
-
-
-def _last_words(log: Path) -> str:
-    """Return the error at the end of what a process wrote: ours in all its lines, of a traceback the last one."""
-    lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    for index in range(len(lines) - 1, max(len(lines) - 12, -1), -1):
-        if lines[index].startswith("error: "):
-            return "\n".join(lines[index:]).removeprefix("error: ")
-    return lines[-1] if lines else ""
+    code = run_to_end(command, {VARIABLE: json.dumps(told)}, log, meanwhile, every)
+    return Ended(code, time.monotonic() - began, last_words(log))

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
@@ -32,12 +33,13 @@ class ExactResume(Callback):
     It works with a plain ``DataLoader(shuffle=True)``, any sampler, and any worker count, and changes nothing that a
     loader yields: it remembers the random numbers that an epoch's order was drawn from, draws it again, and passes
     over the indices that were trained on without loading them (fewer than ``num_workers`` batches are loaded twice).
-    A stream (``IterableDataset``) is read again up to its place. A loader that has a ``state_dict`` of its own is
-    left to itself and to Lightning; torchdata's has not been tried.
+    A stream (``IterableDataset``) is read again up to its place. A loader that has a ``state_dict`` of its own, such as
+    torchdata's ``StatefulDataLoader``, gets that back at the end of an epoch too, where Lightning drops it; what its
+    workers draw from their global generators inside an epoch it does not keep.
 
-    When a resume cannot be exact, one warning says what will differ: another number of ranks, batch size, number of
-    samples or workers; a checkpoint from inside a step; data that draws from the global generators of the main
-    process while it streams.
+    When a resume cannot be exact, one warning says what will differ: another number of ranks, batch size,
+    accumulation, number of samples or workers; a checkpoint from inside a step; data that draws from the global
+    generators of the main process while it streams.
 
     Role: actor; it acts on a resume alone. Without one, training is what it was to the bit.
     Reads: random numbers, the train loaders, epoch sums. Writes: one entry of the checkpoint, plain values; on a
@@ -57,6 +59,7 @@ class ExactResume(Callback):
 
     def _forget(self) -> None:
         self._loaders: list[TrackedLoader] = []
+        self._own_state: list[DataLoader[Any]] = []  # they save their place themselves, as torchdata's do
         self._unseen: list[str] = []  # loaders that nobody can enter in the middle
         self._resumed: dict[str, Any] | None = None  # this rank's part of the checkpoint, until training starts
         self._ranks_then = 1
@@ -84,6 +87,7 @@ class ExactResume(Callback):
 
     def _track(self, trainer: Trainer, loader: Any) -> None:
         if callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None)):
+            self._own_state += [loader] if isinstance(loader, DataLoader) else []
             return  # Lightning saves it
         if not isinstance(loader, DataLoader):
             self._unseen.append(type(loader).__qualname__)
@@ -108,6 +112,11 @@ class ExactResume(Callback):
             TrackedLoader(loader, lambda: progress.current.processed, self._shadows, enter, self._settle)
         )
 
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """Why this resume is not exact, as far as is known; empty where it is, and where nothing was resumed."""
+        return tuple(dict.fromkeys(self._differs))
+
     def sample_indices(self, batch_idx: int) -> list[Any]:
         """Return the indices of the samples in a batch of this epoch, of each loader; empty where nobody knows them."""
         return [
@@ -131,13 +140,15 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         resumed = self._resumed
+        loaded = False
         if resumed is not None:
             progress: Any = trainer.fit_loop.epoch_progress.current
             self._inside = progress.started > progress.processed
-            self._differs += resumed["differs"]
+            self._differs += [*_changed_windows(trainer, resumed), *resumed["differs"]]
+            loaded = self._load_what_was_dropped(trainer)
             self._put_back(trainer, pl_module, resumed)
-        if self._differs:
-            rank_zero_warn(f"this resume is not exact: {'; '.join(dict.fromkeys(self._differs))}")
+        if self.differs:
+            rank_zero_warn(f"this resume is not exact: {'; '.join(self.differs)}")
         self._resumed = None
         for loader in self._loaders:
             loader.ready = True
@@ -145,10 +156,24 @@ class ExactResume(Callback):
         early = [loader for loader in self._loaders if loader.early]
         for loader in early:
             loader.begin_again()
-        if early:
+        if early or loaded:
             fetcher = trainer.fit_loop._data_fetcher
             assert fetcher is not None
             iter(fetcher)
+
+    def _load_what_was_dropped(self, trainer: Trainer) -> bool:
+        """Load the states of loaders that have one, which Lightning does inside an epoch but not at its end."""
+        loop = trainer.fit_loop
+        states, combined = loop._combined_loader_states_to_load, loop._combined_loader
+        if self._inside or not states or combined is None:
+            return False
+        combined._load_state_dicts(states)
+        loop._combined_loader_states_to_load = []
+        for loader in self._own_state:
+            iter(loader)  # torchdata's takes the state in now: that of the epoch which is over
+            if not loader.persistent_workers:
+                loader._iterator = None
+        return True
 
     def _put_back(self, trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:
         if self._inside:  # else Lightning has closed the epoch, and its sums with it
@@ -218,6 +243,7 @@ class ExactResume(Callback):
             "metrics": metric_states(pl_module),
             "callback_metrics": {name: value.detach().cpu() for name, value in metrics.items()},
             "gradients": {name: p.grad.cpu() for name, p in named if p.grad is not None},
+            "accumulates": trainer.accumulate_grad_batches,
             "validates": validates,
             "differs": differs,
         }
@@ -232,3 +258,13 @@ class ExactResume(Callback):
     def _lift(self) -> None:
         self._stateful_for_now.lift()
         self._shadows.lift()
+
+
+def _changed_windows(trainer: Trainer, saved: dict[str, Any]) -> list[str]:
+    now = trainer.accumulate_grad_batches
+    then = saved.get("accumulates", now)
+    scheduled = any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks)  # type: ignore[attr-defined]
+    if then == now or scheduled:
+        return []
+    what = "which batches make a step, and how many steps an epoch has"
+    return [f"accumulate_grad_batches was {then}, is {now}: {what}"]

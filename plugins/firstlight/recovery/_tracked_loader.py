@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from firstlight._shadows import Shadows
@@ -96,15 +97,21 @@ class TrackedLoader:
         return {
             "samplers": [part.state_dict() for part in stateful],
             "epochs": [getattr(part, "epoch", None) for part in self._samplers() if hasattr(part, "set_epoch")],
-            "generators": [generator.get_state() for generator in self._generators()],
+            "generators": self._generator_states(),
         }
 
     def _set_parts(self, state: dict[str, Any]) -> None:
         stateful = [part for part in self._samplers() if callable(getattr(part, "load_state_dict", None))]
         for part, of_part in zip(stateful, state["samplers"], strict=False):
             part.load_state_dict(of_part)
-        for generator, of_generator in zip(self._generators(), state["generators"], strict=False):
-            generator.set_state(of_generator)
+        self._set_generators(state["generators"])
+
+    def _generator_states(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self._generators()]
+
+    def _set_generators(self, states: Iterable[Tensor]) -> None:
+        for generator, state in zip(self._generators(), states, strict=False):
+            generator.set_state(state)
 
     def _samplers(self) -> list[Any]:
         batch_sampler = self.loader.batch_sampler
@@ -162,7 +169,8 @@ class TrackedLoader:
         count, batches = self.loader.num_workers, state["batches"]
         read = batches if self.streams else batches % count if count else 0
         self._skip = batches - read
-        self._begun = {key: state[key] for key in ("start", "first", "at", "passed", "parts", "lazy")}
+        kept = ("start", "first", "first_generators", "at", "passed", "parts", "lazy")
+        self._begun = {key: state[key] for key in kept if key in state}
         made = self._make_tracked(state["workers"], replay=self._begun)
         for _ in range(read):
             next(made)
@@ -205,12 +213,16 @@ class TrackedLoader:
         if replay is None:
             if self._goes_on:
                 set_host_state(self._begun["start"])
+                self._set_generators(self._begun["parts"]["generators"])
             self._begun["first"] = host_state()
+            self._begun["first_generators"] = self._generator_states()
             here = None
         else:
             here = host_state()
             if replay["first"] is not None:
                 set_host_state(replay["first"])
+                # Building an iterator draws a seed from the loader's own, which workers that live on did not need.
+                self._set_generators(replay.get("first_generators", ()))
         indices = iter(_rest(order, self._begun["passed"]) if self._begun["passed"] else order)
         for _ in range(self._skip):
             next(indices)
