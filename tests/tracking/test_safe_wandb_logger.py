@@ -242,38 +242,6 @@ def test_a_malformed_key_falls_back(key, tmp_path, monkeypatch, messages):
 # Failure during the run
 
 
-class Kill:
-    """Kills wandb's helper after some steps, and notes what the module's own calls did then."""
-
-    def __new__(cls, at_step):
-        from lightning.pytorch import Callback
-
-        class KillService(Callback):
-            def on_train_batch_end(self, trainer, pl_module, *args):
-                if trainer.global_step == at_step:
-                    wandb_service().kill()
-                    wandb_service().wait()
-                    time.sleep(0.2)
-                    trainer.logger.experiment.log({"by/hand": 1.0})
-                    trainer.logger.experiment.config.update({"by": "hand"})
-                    trainer.logger.experiment.summary["by"] = "hand"
-
-        return KillService()
-
-
-def test_a_tracker_that_dies_does_not_stop_the_fit(tmp_path, fit, messages):
-    logger = SafeWandbLogger(save_dir=tmp_path / "run")
-    with pytest.warns(UserWarning, match="W&B failed .* switched off; .* wandb sync") as warned:
-        trainer = fit(logger, Kill(at_step=7), epochs=2)
-    assert trainer.global_step == 12
-    assert sum("W&B" in str(w.message) for w in warned) == 1
-    began = time.monotonic()
-    logger.finish()
-    assert time.monotonic() - began < 5
-    assert read_offline_run(logger.offline_dir).run_id  # what reached the disk can be read
-    assert logger.sync_command in messages()[-1]
-
-
 def test_a_run_folder_that_cannot_be_written_does_not_stop_the_fit(tmp_path, fit):
     (tmp_path / "file").write_text("in the way")
     logger = SafeWandbLogger(save_dir=tmp_path / "file" / "run")

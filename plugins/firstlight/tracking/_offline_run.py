@@ -78,30 +78,56 @@ def read_offline_run(path: str | Path) -> OfflineRun:
     return collected.freeze(file, truncated=chunks.truncated)
 
 
+def run_file(run_dir: Path) -> Path | None:
+    """Return the ``.wandb`` file of a run folder, None if there is none."""
+    return next(iter(sorted(run_dir.glob("*.wandb"))), None)
+
+
+def ends_well(run_dir: Path) -> bool:
+    """Say whether the run in this folder was closed, from the end of its file alone."""
+    file = run_file(run_dir)
+    if file is None:
+        return False
+    record_type = import_wandb("proto.wandb_internal_pb2").Record
+    try:
+        with file.open("rb") as opened:
+            start = max(0, file.stat().st_size - 2 * _BLOCK) // _BLOCK * _BLOCK  # a block begins with a record's part
+            opened.seek(start)
+            chunks = _Chunks(opened.read(), file, start)
+        kinds = [record_type.FromString(payload).WhichOneof("record_type") for payload in chunks.records()]
+    except Exception:  # whatever is wrong with the file: it does not end well
+        return False
+    return "exit" in kinds and not chunks.truncated
+
+
 def _locate(path: Path) -> Path:
     if path.is_dir():
-        found = sorted(path.glob("*.wandb"))
-        if not found:
+        found = run_file(path)
+        if found is None:
             raise FileNotFoundError(f"no .wandb file in {path}; give an offline-run-* folder or a .wandb file")
-        return found[0]
+        return found
     if not path.is_file():
         raise FileNotFoundError(f"no W&B run at {path}")
     return path
 
 
 class _Chunks:
-    """Splits the bytes of a file into records; ``truncated`` is known after the last one."""
+    """Splits the bytes of a file, from ``start`` on, into records; ``truncated`` is known after the last one."""
 
-    def __init__(self, data: bytes, file: Path) -> None:
+    def __init__(self, data: bytes, file: Path, start: int = 0) -> None:
         self._data, self._file = data, file
+        self._at = 0 if start else len(_MAGIC)
         self.truncated = False
-        require(data[: len(_MAGIC)] == _MAGIC, "path", str(file), "a W&B run file (its first bytes are not :W&B)")
+        if not start:
+            require(data[: len(_MAGIC)] == _MAGIC, "path", str(file), "a W&B run file (its first bytes are not :W&B)")
 
     def records(self) -> Iterator[bytes]:
         parts: list[bytes] = []
         for kind, payload in self._chunks():
             if kind in (_WHOLE, _FIRST):
                 parts = []
+            elif not parts:
+                continue  # the rest of a record that began before ``start``
             parts.append(payload)
             if kind in (_WHOLE, _LAST):
                 yield b"".join(parts)
@@ -109,14 +135,15 @@ class _Chunks:
         self.truncated = self.truncated or bool(parts)
 
     def _chunks(self) -> Iterator[tuple[int, bytes]]:
-        data, at = self._data, len(_MAGIC)
+        data, at = self._data, self._at
         while at < len(data):
             left_in_block = _BLOCK - at % _BLOCK
             if left_in_block < _CHUNK.size:
                 at += left_in_block
                 continue
             end = at + _CHUNK.size
-            if end > len(data) or not any(data[at:]):  # cut within a header, or a tail of zeros after a crash
+            header = data[at:end]
+            if len(header) < _CHUNK.size or not (any(header) or any(data[at:])):  # cut, or zeros after a crash
                 self.truncated = True
                 return
             crc, length, kind = _CHUNK.unpack_from(data, at)

@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import multiprocessing.util
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,18 +37,30 @@ class OwnedRun:
         else:  # atexit handlers do not run in a child of multiprocessing
             multiprocessing.util.Finalize(None, self._at_exit, exitpriority=10)
 
-    def watch(self, seconds: float) -> None:
-        """Give the end of the run so many seconds; the run has started by now."""
+    def watch(self) -> None:
+        """Take hold of wandb's helper, if it came with this run; the run has started by now."""
         self._service = None if self._service_was_there else wandb_service()
         if self._service is not None:
-            self._watchdog = Watchdog(seconds, self._service.kill)
+            self._watchdog = Watchdog(self._service.kill)
 
-    def close(self, exit_code: int) -> str:
+    def bounded(self, seconds: float) -> contextlib.AbstractContextManager[None]:
+        """Kill the helper, which makes the call fail, if the block takes longer."""
+        return self._watchdog.guard(seconds) if self._watchdog else contextlib.nullcontext()
+
+    def helper_ended(self, wait: float = 0.0) -> bool:
+        """Say whether wandb's helper is dead, or dies within ``wait`` seconds."""
+        if self._service is None:
+            return False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._service.wait(wait)
+        return self._service.poll() is not None
+
+    def close(self, exit_code: int, seconds: float) -> str:
         """Finish the run, and wandb's helper if it came with it; return what went wrong, or an empty string."""
         atexit.unregister(self._at_exit)
         wandb = import_wandb()
         trouble = ""
-        with self._watchdog.guard() if self._watchdog else contextlib.nullcontext():
+        with self.bounded(seconds):
             for step in (wandb.finish, self._teardown):
                 try:
                     step(exit_code)
@@ -55,6 +68,8 @@ class OwnedRun:
                     trouble = trouble or one_line(error)
         if trouble:
             self._clear_away()
+        if self._watchdog is not None:
+            self._watchdog.close()
         self._restore_environment()
         OwnedRun.current = None
         return trouble
@@ -81,7 +96,7 @@ class OwnedRun:
 
     def _set_environment(self, save_dir: Path) -> None:
         """Set what wandb reads from the environment only."""
-        changed = ("WANDB_MODE", "WANDB_DATA_DIR", "WANDB_ERROR_REPORTING")
+        changed = ("WANDB_MODE", "WANDB_DATA_DIR", "WANDB_ERROR_REPORTING", "WANDB_SILENT")
         self._environ = {name: os.environ.get(name) for name in changed}
         if self._environ["WANDB_MODE"] == "":  # wandb takes this for a wrong mode, everybody else for none
             del os.environ["WANDB_MODE"]
@@ -89,6 +104,7 @@ class OwnedRun:
         os.environ.setdefault("WANDB_DATA_DIR", str((save_dir / "wandb").absolute()))
         # Reports on wandb itself: with a server that does not answer they hold up the exit by 20 s.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")  # the setting of a run does not reach what is said around it
 
     def _restore_environment(self) -> None:
         for name, value in self._environ.items():

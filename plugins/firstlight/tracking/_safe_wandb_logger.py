@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shlex
 import shutil
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,11 +22,14 @@ from firstlight._require import require
 from firstlight._wandb_account import explicit_mode
 from firstlight.tracking._guarded_run import GuardedRun, SilentRun
 from firstlight.tracking._import_wandb import import_wandb, require_wandb
+from firstlight.tracking._offline_run import ends_well, run_file
 from firstlight.tracking._owned_run import OwnedRun, masked_argv, one_line
 from firstlight.tracking._redact import redact
 from firstlight.tracking._wandb_start import Start, decide
 
 _GRACE = 5.0  # seconds that wandb's own deadline gets before its helper is killed
+_FLUSH = 2.0  # seconds of rows that a killed process may lose; wandb's own choice is 15
+_LOOK = 60.0  # seconds between two looks at whether the run's file still grows
 
 
 @final
@@ -33,7 +38,9 @@ class SafeWandbLogger(WandbLogger):
 
     Mode: an explicit ``WANDB_MODE`` always wins; else without an API key (``WANDB_API_KEY`` or netrc) the run is
     written offline; else it is online, and offline if the server does not answer. One line says what happened and,
-    offline, the exact ``wandb sync`` command. A failure during the run warns once and switches this logger off.
+    offline, the exact ``wandb sync`` command. When wandb's helper process dies or takes nothing any more, the rest is
+    written into an offline run beside the first; any other failure warns once and switches this logger off. When the
+    file stops growing, as on a full disk, that is said too.
 
     Files go to ``save_dir/wandb/``. The values of secret keys (``api_key``, ``password``, ``..token``, ``..secret``)
     are masked in the config and in the recorded command line. The console is not recorded unless asked for.
@@ -49,7 +56,7 @@ class SafeWandbLogger(WandbLogger):
         capture_console: record stdout and stderr too (they may show secrets).
         share_environment: record host, command line, git revision and packages.
         init_timeout: seconds given to the server to answer at the start.
-        finish_timeout: seconds given to the upload at the end.
+        finish_timeout: seconds given to the upload at the end, and to one row, table or picture before.
 
     Raises:
         ModuleNotFoundError: wandb is not installed.
@@ -95,7 +102,11 @@ class SafeWandbLogger(WandbLogger):
         self._capture_console, self._share_environment = capture_console, share_environment
         self._init_timeout, self._finish_timeout = init_timeout, finish_timeout
         self._start = Start("", "")
+        self._run: Any = None
         self._run_dir: Path | None = None
+        self._earlier_dir: Path | None = None  # of the run that this one goes on from, after its helper died
+        self._carried_config: dict[str, Any] = {}
+        self._looked_at, self._size = 0.0, -1
         self._exit_code = 0
         self._experiment: Any = None
         self._off = False
@@ -110,8 +121,8 @@ class SafeWandbLogger(WandbLogger):
 
     @property
     def sync_command(self) -> str | None:
-        """The command that uploads an offline run; None wherever ``offline_dir`` is."""
-        return _sync(self.offline_dir) if self.offline_dir else None
+        """The command that uploads an offline run, and what came before it; None wherever ``offline_dir`` is."""
+        return self._sync() if self.offline_dir else None
 
     @property
     def version(self) -> str | None:
@@ -141,32 +152,37 @@ class SafeWandbLogger(WandbLogger):
             OwnedRun.current.finish()  # one of ours: a second run in one process is a run of its own
         if wandb.run is not None:
             self._start = Start("offline" if wandb.run.offline else "online", "started outside this logger")
-            self._run_dir = Path(wandb.run.dir).parent
-            return GuardedRun(wandb.run, self._attempt)
+            self._run_dir, self._run = Path(wandb.run.dir).parent, wandb.run
+        else:
+            self._start = decide(
+                offline=self._offline,
+                default_host=wandb.Settings().base_url,
+                environ=os.environ,
+                timeout=self._init_timeout,
+            )
+            self._begin(wandb)
+            if self._run_dir is None:
+                rank_zero_info(f"W&B: nothing is logged ({self._start.reason})")
+            else:
+                why = f"offline ({self._start.reason})"
+                rank_zero_info(f"W&B: {why}, {self._run_dir}" if self.offline_dir else f"W&B: online, {self._run.url}")
+        return GuardedRun(lambda: self._run, self._attempt)
 
+    def _begin(self, wandb: Any) -> None:
+        """Start a run that this logger owns."""
         save_dir = Path(self._save_dir or ".")
         save_dir.mkdir(parents=True, exist_ok=True)  # else wandb warns that its git root does not exist
         self._owned = OwnedRun(self.finish, save_dir)
-        run = self._init(wandb, save_dir)
-        self._owned.watch(self._finish_timeout + _GRACE)
-        if self._start.mode == "disabled":
-            rank_zero_info(f"W&B: nothing is logged ({self._start.reason})")
-        else:
-            self._run_dir = Path(run.dir).parent
-            where = f"offline ({self._start.reason}), {self._run_dir}" if self.offline_dir else f"online, {run.url}"
-            rank_zero_info(f"W&B: {where}")
-            run.define_metric("trainer/global_step")
-            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        return GuardedRun(run, self._attempt)
+        self._run = self._init(wandb, save_dir)
+        self._owned.watch()
+        if self._start.mode != "disabled":
+            self._run_dir = Path(self._run.dir).parent
+            self._looked_at, self._size = time.monotonic(), -1
+            self._run.define_metric("trainer/global_step")
+            self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
 
     def _init(self, wandb: Any, save_dir: Path) -> Any:
         """Call ``wandb.init`` in the mode decided, and offline if that fails."""
-        self._start = decide(
-            offline=self._offline,
-            default_host=wandb.Settings().base_url,
-            environ=os.environ,
-            timeout=self._init_timeout,
-        )
         if self._start.mode in ("online", "shared"):
             before = set((save_dir / "wandb").glob("run-*"))
             try:
@@ -191,6 +207,7 @@ class SafeWandbLogger(WandbLogger):
         if mode == "offline":
             arguments.pop("resume")  # needs the server
             arguments.update(_as_new_attempt(arguments, save_dir))
+            arguments["config"] = {**self._carried_config, **arguments.get("config", {})}
         with masked_argv():
             return wandb.init(settings=wandb.Settings(**self._settings(wandb)), **arguments)
 
@@ -203,6 +220,7 @@ class SafeWandbLogger(WandbLogger):
             "login_timeout": self._init_timeout,
             "finish_timeout": self._finish_timeout,
             "finish_timeout_raises": True,
+            "x_transaction_log_flush_interval": _FLUSH,
             "disable_git": not share,
             "disable_code": not share,
             "x_disable_meta": not share,
@@ -213,34 +231,93 @@ class SafeWandbLogger(WandbLogger):
 
     # Failure
 
-    def _attempt(self, action: Callable[[], Any]) -> Any:
-        """Return ``action()``; if the tracker fails in it, switch off and return None. A caller's mistake is raised."""
+    def _attempt(self, action: Callable[[], Any], *, patient: bool = False) -> Any:
+        """Return ``action()``; if the tracker fails in it, go on without, and return None.
+
+        A mistake of the caller is raised. An action that is not patient is given ``finish_timeout``.
+        """
         if self._off:
             return None
+        owned = self._owned
         try:
-            return action()
+            if owned is not None and owned.helper_ended():
+                raise ConnectionError("its helper process ended")  # before a row is sent into the void
+            with owned.bounded(self._finish_timeout) if owned and not patient else contextlib.nullcontext():
+                return action()
         except Exception as error:
             if not isinstance(error, OSError) and not type(error).__module__.startswith("wandb"):
                 raise
+            if self._go_on_offline():
+                return self._attempt(action, patient=patient)
             self._switch_off(error)
             return None
 
+    def _attempt_for_trainer(self, action: Callable[[], Any], *, patient: bool = False) -> None:
+        """Do as ``_attempt``, where nobody but the run itself would be hit by what is raised."""
+        try:
+            self._attempt(action, patient=patient)
+        except Exception as error:
+            told = f"{type(error).__name__}: {one_line(error)}"
+            rank_zero_warn(f"W&B could not take what it was given ({told}); it is left out and the run goes on")
+
+    def _go_on_offline(self) -> bool:
+        """Write the rest into an offline run, if it is the helper that died and this is the first time."""
+        owned, earlier = self._owned, self._run_dir
+        if owned is None or earlier is None or self._earlier_dir or not owned.helper_ended(wait=1.0):
+            return False
+        before = self._run
+        owned.close(1, self._finish_timeout)
+        self._owned, self._earlier_dir = None, earlier
+        self._start = Start("offline", "wandb's helper process ended")
+        self._wandb_init["id"] = before.id
+        self._carried_config = {key: value for key, value in before.config.items() if key != "_wandb"}
+        try:
+            self._begin(import_wandb())
+        except Exception:
+            return False
+        rank_zero_warn(f"W&B: wandb's helper process ended; the rest is logged offline, to upload: {self._sync()}")
+        return True
+
     def _switch_off(self, error: BaseException) -> None:
         self._off = True
-        kept = f"; what was logged until now: {_sync(self._run_dir)}" if self._run_dir else ""
+        kept = f"; what was logged until now: {self._sync()}" if self._run_dir else ""
         rank_zero_warn(f"W&B failed ({one_line(error)}) and is switched off; the run itself goes on{kept}")
+
+    def _look_at_the_file(self) -> None:
+        """Say once that rows do not reach the disk: wandb drops them without a word when it is full."""
+        now = time.monotonic()
+        if self._run_dir is None or now - self._looked_at < _LOOK:
+            return
+        file = run_file(self._run_dir)
+        size = file.stat().st_size if file else -1
+        stuck = file is not None and size == self._size  # though a row was logged right after the last look
+        if stuck:
+            told = "does not grow any more (is its disk full?); rows are missing there, the run itself goes on"
+            rank_zero_warn(f"W&B: {file} {told}")
+        self._looked_at, self._size = math.inf if stuck else now, size
+
+    def _sync(self) -> str:
+        folders = [path for path in (self._earlier_dir, self._run_dir) if path]
+        online = not all(path.name.startswith("offline-") for path in folders)  # which wandb passes over, unless told
+        words = ["wandb", "sync", *(["--include-online"] if online else []), *map(str, folders)]
+        return shlex.join(words)
 
     # What the Trainer and callbacks call
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Log a config, secrets masked."""
-        self._attempt(lambda: super(SafeWandbLogger, self).log_hyperparams(redact(params)))
+        self._attempt_for_trainer(lambda: super(SafeWandbLogger, self).log_hyperparams(redact(params)))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log one row."""
-        self._attempt(lambda: super(SafeWandbLogger, self).log_metrics(metrics, step))
+
+        def log() -> None:
+            self._look_at_the_file()
+            super(SafeWandbLogger, self).log_metrics(metrics, step)
+
+        self._attempt_for_trainer(log)
 
     @rank_zero_only
     def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
@@ -257,13 +334,14 @@ class SafeWandbLogger(WandbLogger):
         if self._log_model and self._start.mode != "online":
             rank_zero_info("W&B: log_model has no effect offline; checkpoints stay where they are")
             self._log_model = False
-        self._attempt(lambda: super(SafeWandbLogger, self).after_save_checkpoint(checkpoint_callback))
+        upload = super().after_save_checkpoint
+        self._attempt_for_trainer(lambda: upload(checkpoint_callback), patient=True)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Note how the fit or the test ended; the run stays open for the next one, until ``finish`` or the exit."""
         self._exit_code = 0 if status == "success" else 1
-        self._attempt(lambda: super(SafeWandbLogger, self).finalize(status))
+        self._attempt_for_trainer(lambda: super(SafeWandbLogger, self).finalize(status))
 
     @rank_zero_only
     def finish(self) -> None:
@@ -272,18 +350,19 @@ class SafeWandbLogger(WandbLogger):
             return
         owned, self._owned = self._owned, None
         failed_before, self._off = self._off, True  # from here on this logger is closed
-        trouble = owned.close(self._exit_code)
+        trouble = owned.close(self._exit_code, self._finish_timeout + _GRACE)
         if self._run_dir is None:
             return
+        cut = "" if ends_well(self._run_dir) else "; its last rows did not reach the disk (was it full?)"
         if self.offline_dir:
-            rank_zero_info(f"W&B: logged offline ({self._start.reason}); to upload: {self.sync_command}")
+            rank_zero_info(f"W&B: logged offline ({self._start.reason}){cut}; to upload: {self._sync()}")
         elif trouble or failed_before:
             why = trouble or "it failed during the run"
-            rank_zero_info(f"W&B: the upload is not complete ({why}); to upload the rest: {_sync(self._run_dir)}")
+            rank_zero_info(f"W&B: the upload is not complete ({why}){cut}; to upload the rest: {self._sync()}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the run, as for ``ddp_spawn``: the process that logs first starts it."""
-        return {**self.__dict__, "_experiment": None, "_owned": None}
+        return {**self.__dict__, "_experiment": None, "_run": None, "_owned": None}
 
 
 def _as_new_attempt(arguments: Mapping[str, Any], save_dir: Path) -> dict[str, Any]:
@@ -298,7 +377,3 @@ def _as_new_attempt(arguments: Mapping[str, Any], save_dir: Path) -> dict[str, A
         "job_type": arguments["job_type"] or f"resume-{attempts}",
         "config": {"resumed_from": run_id},
     }
-
-
-def _sync(run_dir: Path) -> str:
-    return f"wandb sync {shlex.quote(str(run_dir))}"
