@@ -10,6 +10,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from firstlight.tracking import OfflineRun
+
 KEY = "a1b2c3d4e5" * 4  # well-formed, and of no account
 FAULTS = ("resets", "refuses", "fails", "hangs")
 
@@ -18,14 +20,13 @@ class WandbServer:
     """Takes runs at ``url``. ``fault`` is what it does to every request from now on, ``None`` is nothing.
 
     ``rows`` holds the history of each run by its line number, as a server does: a line that comes twice replaces the
-    first. ``resumes`` is what it says of a run that is resumed, None for "unknown".
+    first. ``resume`` lets it know a run that is resumed.
     """
 
     def __init__(self) -> None:
         self.fault: str | None = None
         self.resumes: dict[str, Any] | None = None
         self.rows: dict[str, dict[int, dict[str, Any]]] = {}
-        self.lines: list[tuple[str, int]] = []
         self.exit_codes: dict[str, int] = {}
         self.released = threading.Event()
         served = type("Served", (_Handler,), {"server_of_runs": self})
@@ -43,12 +44,21 @@ class WandbServer:
         self._http.shutdown()
         self._http.server_close()
 
+    def resume(self, run: OfflineRun) -> None:
+        """Say of every run from now on that it is there, as ``run`` left it; one that has no rows is new."""
+        last = run.history[-1]
+        counts = {"historyLineCount": len(run.history), "logLineCount": 0, "eventsLineCount": 0}
+        tails = {"historyTail": json.dumps([json.dumps(last)]), "eventsTail": "[]", "wandbConfig": '{"t": 1}'}
+        known = {"id": "b", "name": run.run_id, "displayName": run.run_id, "config": "{}", "tags": []}
+        self.resumes = {**known, **counts, **tails, "summaryMetrics": json.dumps(last)}
+
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         entity = {"id": "e", "name": "me"}
         if "viewer" in query:
             return {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
         if "query RunResumeStatus" in query:
-            return {"model": {"id": "m", "name": "p", "entity": entity, "bucket": self.resumes}}
+            there = self.resumes if variables.get("name") in self.rows else None
+            return {"model": {"id": "m", "name": "p", "entity": entity, "bucket": there}}
         if "mutation UpsertBucket" in query:
             run = {"id": "b", "name": variables.get("name"), "displayName": "run", "description": "", "config": "{}"}
             project = {"id": "p", "name": variables.get("project") or "p", "entity": entity}
@@ -63,7 +73,6 @@ class WandbServer:
         history = stream.get("files", {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
         for number, line in enumerate(history["content"], history["offset"]):
             self.rows.setdefault(run, {})[number] = json.loads(line)
-            self.lines.append((run, number))
         if stream.get("complete"):
             self.exit_codes[run] = stream["exitcode"]
 

@@ -85,7 +85,7 @@ MODULES: dict[type[LightningModule], Callable[[], tuple[LightningModule, Any]]] 
     SupervisedModule: lambda: (supervised(), loader()),
     TranscriptionModule: transcription,
     VAEModule: lambda: (
-        VAEModule(linear(8, 4), linear(2, 8), latent_dim=2, likelihood="gaussian", learn_scale=True, beta=Constant(warmup=9)),
+        VAEModule(linear(8, 4), linear(2, 8), latent_dim=2, likelihood="laplace", learn_scale=True, beta=Constant(9)),
         ResumableLoader(),
     ),
 }  # fmt: skip

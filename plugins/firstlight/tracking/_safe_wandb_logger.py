@@ -107,6 +107,8 @@ class SafeWandbLogger(WandbLogger):
         self._earlier_dir: Path | None = None  # of the run that this one goes on from, after its helper died
         self._carried_config: dict[str, Any] = {}
         self._looked_at, self._size = 0.0, -1
+        self._reached: float | None = None  # the last step that a resumed run has, until the first row of this process
+        self._apart = False  # once a second run was started
         self._exit_code = 0
         self._experiment: Any = None
         self._off = False
@@ -178,8 +180,19 @@ class SafeWandbLogger(WandbLogger):
         if self._start.mode != "disabled":
             self._run_dir = Path(self._run.dir).parent
             self._looked_at, self._size = time.monotonic(), -1
+            self._reached = self._run.summary.get("trainer/global_step") if self._run.resumed else None
             self._run.define_metric("trainer/global_step")
             self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+
+    def _begin_beside(self) -> None:
+        """Close the run, and start another that goes on from it in one group."""
+        before = self._run
+        self._wandb_init["id"], self._apart = before.id, True
+        self._carried_config = {key: value for key, value in before.config.items() if key != "_wandb"}
+        if self._owned is not None:
+            self._owned.close(1, self._finish_timeout + _GRACE)
+            self._owned = None
+        self._begin(import_wandb())
 
     def _init(self, wandb: Any, save_dir: Path) -> Any:
         """Call ``wandb.init`` in the mode decided, and offline if that fails."""
@@ -206,6 +219,7 @@ class SafeWandbLogger(WandbLogger):
         arguments.pop("anonymous")  # has no effect any more, and wandb says so on every run
         if mode == "offline":
             arguments.pop("resume")  # needs the server
+        if mode == "offline" or self._apart:
             arguments.update(_as_new_attempt(arguments, save_dir))
             arguments["config"] = {**self._carried_config, **arguments.get("config", {})}
         with masked_argv():
@@ -265,14 +279,9 @@ class SafeWandbLogger(WandbLogger):
         owned, earlier = self._owned, self._run_dir
         if owned is None or earlier is None or self._earlier_dir or not owned.helper_ended(wait=1.0):
             return False
-        before = self._run
-        owned.close(1, self._finish_timeout)
-        self._owned, self._earlier_dir = None, earlier
-        self._start = Start("offline", "wandb's helper process ended")
-        self._wandb_init["id"] = before.id
-        self._carried_config = {key: value for key, value in before.config.items() if key != "_wandb"}
+        self._earlier_dir, self._start = earlier, Start("offline", "wandb's helper process ended")
         try:
-            self._begin(import_wandb())
+            self._begin_beside()
         except Exception:
             return False
         rank_zero_warn(f"W&B: wandb's helper process ended; the rest is logged offline, to upload: {self._sync()}")
@@ -296,6 +305,17 @@ class SafeWandbLogger(WandbLogger):
             rank_zero_warn(f"W&B: {file} {told}")
         self._looked_at, self._size = math.inf if stuck else now, size
 
+    def _keep_apart(self, step: int | None) -> None:
+        """Start a run of its own where a resumed one would get rows of steps that it has: no row is logged twice."""
+        if self._reached is None or step is None or self._owned is None:
+            return
+        before, reached, self._reached = self._run, self._reached, None
+        if step > reached:
+            return
+        self._begin_beside()
+        told = f"run {before.id} has rows up to step {reached:g}, and this one goes on from an earlier step"
+        rank_zero_info(f"W&B: {told}; it is run {self._run.id}, in one group with it")
+
     def _sync(self) -> str:
         folders = [path for path in (self._earlier_dir, self._run_dir) if path]
         online = not all(path.name.startswith("offline-") for path in folders)  # which wandb passes over, unless told
@@ -315,6 +335,8 @@ class SafeWandbLogger(WandbLogger):
 
         def log() -> None:
             self._look_at_the_file()
+            if self.experiment is not None:  # started by now, if anything can be
+                self._keep_apart(step)
             super(SafeWandbLogger, self).log_metrics(metrics, step)
 
         self._attempt_for_trainer(log)
@@ -366,7 +388,7 @@ class SafeWandbLogger(WandbLogger):
 
 
 def _as_new_attempt(arguments: Mapping[str, Any], save_dir: Path) -> dict[str, Any]:
-    """Give a resumed offline run an id of its own: two offline runs under one id collide when they are synced."""
+    """Give a resumed run an id of its own: two offline runs under one id collide when they are synced."""
     run_id = arguments["id"]
     attempts = len(list((save_dir / "wandb").glob(f"*run-*-{run_id}*"))) if run_id else 0
     if not attempts:
