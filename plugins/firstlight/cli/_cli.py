@@ -380,7 +380,7 @@ class FirstlightCLI(LightningCLI):
 
     def _loggers(self, given: Any, wandb: Logger | None) -> list[Logger]:
         # First: Trainer.log_dir is the first logger's.
-        loggers: list[Logger] = [RunCSVLogger(self.run_folder)]
+        loggers: list[Logger] = [RunCSVLogger(self.run_folder, resumes=self._resumes is not None)]
         if wandb is not None and given is not False:
             loggers.append(wandb)
         if isinstance(given, Logger):
