@@ -11,6 +11,8 @@ import torch
 from cli.tiny import Project, TinyData
 
 from firstlight.cli import FirstlightCLI
+from firstlight.cli._config_files import ConfigFiles
+from firstlight.cli._errors import UsageError
 
 ON_THE_COMMAND_LINE = {
     "no_subcommand": ([], "a subcommand is missing"),
@@ -50,6 +52,27 @@ ON_THE_COMMAND_LINE = {
     "url": (["test", "--ckpt_path=https://example.org/a.ckpt"], "must be a file on this machine"),
     "cpu_threads": (["fit", "--cpu_threads=0"], "cpu_threads must be"),
     "run_name": (["fit", "--run_name=../elsewhere"], "run_name must be letters"),
+    "resume_nothing": (["fit", "--resume="], "--resume is empty"),  # as of a variable of the shell that is not set
+    "resume_no_run": (["fit", "--resume=configs"], "checkpoint 'configs' is missing"),
+    "init_no_checkpoint": (["fit", "--init_from=configs/default.yaml"], "is refused as a checkpoint"),
+    "runs_dir_file": (["fit", "--runs_dir=configs/default.yaml"], "runs_dir must be a folder, there or to be made;"),
+    "seed": (["fit", "--seed_everything=-5"], "seed_everything must be from 0 to 4294967295; got -5"),
+    "accumulate": (["fit", "--trainer.accumulate_grad_batches=0"], "accumulate_grad_batches must be 1 or more; got 0"),
+    "log_every": (["fit", "--trainer.log_every_n_steps=-1"], "trainer.log_every_n_steps must be 0 or more; got -1"),
+    "strategy_name": (["fit", "--trainer.strategy=dpp"], "invalid strategy name: `strategy='dpp'`"),
+    "precision": (["fit", "--trainer.precision=12"], "trainer.precision must be 64, 32, 16, "),
+    "misfit": (
+        ["fit", "--trainer.callbacks+=Linear"],
+        "callbacks.class_path names 'torch.nn.Linear', which does not fit",
+    ),
+    "no_data": (["fit", "--data=null"], "data must hold keys and values; got 'null'"),
+    "averages": (["fit", "--weight_ema.decay=1.5"], "weight_ema: decay must be at least 0 and below 1; got 1.5"),
+    "two_limits": (
+        ["fit", "--gradient_clipping.max_norm=1", "--gradient_clipping.percentile=50"],
+        "exactly one of max_norm, max_value, percentile, adaptive; got {'max_norm': 1.0, 'percentile': 50.0}",
+    ),
+    "time": (["fit", "--graceful_stop.max_time=yesterday"], "max_time must be seconds above zero, or DD:HH:MM:SS; got"),
+    "warmup": (["fit", "--learning_rate.schedule.warmup=soon"], "such as '3ep' or '500ba'; got 'soon'"),
     "no_config": (["fit", "--config=configs/defalt.yaml"], "did you mean 'configs/default.yaml'?"),
     "no_config_apart": (["fit", "-c", "nowhere.yaml"], "config file 'nowhere.yaml' is missing"),
 }
@@ -100,7 +123,13 @@ IN_A_FILE = {
         "model.metrics: Expected argument `num_classes`",
     ),
     "syntax": ("trainer:\n  - a: b\n c: [", "x.yaml:3 is not valid YAML"),
-    "list": ("- a\n- b", "x.yaml must hold keys and values"),
+    "list": ("- a\n- b", "x.yaml must hold keys and values; it holds a list"),
+    "infinite": ("model: {optimizer: {init_args: {lr: .inf}}}", "model.optimizer.init_args.lr must be finite; got inf"),
+    "exponent": ("trainer: {max_epochs: 1e1}", "trainer.max_epochs must be int or null; got '10.0'"),
+    "callback_number": (
+        "trainer: {callbacks: 3}",
+        "trainer.callbacks must be list[Callback], Callback or null; got '3'",
+    ),
     "twice": ("trainer: {max_epochs: 1, max_epochs: 2}", "x.yaml:1 gives the key 'max_epochs' a second time"),
 }
 
@@ -112,6 +141,33 @@ def test_a_mistake_in_a_file(text, expected, project, refused):
     assert expected in said
     if "must be given" not in said and "Expected argument" not in said:
         assert "x.yaml" in said
+
+
+# What is refused before a parser is built: a file takes milliseconds.
+IN_THE_FORM = {
+    "word": ("hello", "x.yaml must hold keys and values; it holds 'hello'"),
+    "null": ("null", "x.yaml must hold keys and values; it holds 'null'"),
+    "documents": ("a: 1\n---\nb: 2", "x.yaml:2 is not valid YAML: but found another document"),
+    "no_anchor": ("a: *nothing", "x.yaml:1 is not valid YAML: found undefined alias 'nothing'"),
+    "tab": ("trainer:\n\tmax_epochs: 3", "x.yaml:2 is not valid YAML"),
+    "bytes": ("a: \udcff", "x.yaml is not valid YAML: 'utf-8' codec can't decode"),
+    "tag": ("a: !!python/object/apply:os.system [ls]", "x.yaml:1 has the tag '!!python/object/apply:os.system'"),
+    "number_as_key": ("1: 2", "x.yaml:1: a key must be a name; got '1'"),
+    "no_trainer": ("trainer: null", "x.yaml:1: trainer must hold keys and values; it holds 'null'"),
+    "trainer_list": ("trainer: [1, 2]", "x.yaml:1: trainer must hold keys and values; it holds a list"),
+    "class_list": ("model: {loss: {class_path: [a, b]}}", "x.yaml:1: class_path must name a class; it holds a list"),
+    "class_number": ("model: {loss: {class_path: 3}}", "x.yaml:1: class_path must name a class; it holds '3'"),
+    "no_class": ("model: {loss: {class_path: ''}}", "x.yaml:1: class_path must name a class; it holds ''"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), IN_THE_FORM.values(), ids=IN_THE_FORM)
+def test_a_mistake_in_the_form_of_a_file(text, expected, project):
+    project.write("x.yaml", text)
+    with pytest.raises(UsageError) as told:
+        ConfigFiles(project.root).prepare(["fit", "-c", "x.yaml"], ["fit"])
+    assert expected in str(told.value)
+    assert len(str(told.value).splitlines()) == 1
 
 
 def test_a_mistake_is_located(project, refused):

@@ -90,7 +90,7 @@ class Project:
     def write(self, name: str, text: str) -> Path:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
+        path.write_text(textwrap.dedent(text), errors="surrogateescape")
         return path
 
     def run(self, *words: str, args: Any = None, **kwargs: Any) -> FirstlightCLI:

@@ -198,6 +198,8 @@ class FirstlightCLI(LightningCLI):
             self._evaluates = self._which.to_evaluate(self._get_plain("ckpt_path") or "best", self.subcommand)
             under = json.dumps(trained_with(self._evaluates.path))
             self.config = self._parsed(parser, self.config_files.prepare(argv, names, under))
+        locate = self.config_files.locate
+        refuse_senseless_numbers(self._plain_config(), lambda key: locate(key, self.subcommand, self._argv))
 
     def _read(self, argv: list[str]) -> dict[str, Any]:
         """Return the configuration of a command line that is not this one."""
@@ -240,7 +242,6 @@ class FirstlightCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, and fit the configuration to what this subcommand does."""
         plain = self._plain_config()
-        refuse_senseless_numbers(plain, lambda key: self.config_files.locate(key, self.subcommand, self._argv))
         if self.subcommand in _OF_TRAININGS:
             return
         self.run_config = redact(plain)
@@ -269,6 +270,9 @@ class FirstlightCLI(LightningCLI):
 
     def _choose_run_folder(self, stage: str) -> None:
         resume, init_from = self._get_plain("resume"), self._get_plain("init_from")
+        for option, value in (("--resume", resume), ("--init_from", init_from)):
+            if value is not None and not str(value).strip():  # as of a variable of the shell that is not set
+                raise UsageError(f"{option} is empty", "leave it out to start anew")
         if resume and init_from:
             raise UsageError(
                 "--resume and --init_from exclude each other",
@@ -283,6 +287,9 @@ class FirstlightCLI(LightningCLI):
             return
         found = self._resumes or self._evaluates
         folder = run_folder_of(found.path) if found else None
+        there = next(place for place in (self._runs, *self._runs.parents) if place.exists())
+        if not there.is_dir():
+            raise UsageError(f"runs_dir must be a folder, there or to be made; {there} is none")
         try:
             self.run_folder = folder or new_run_folder(self._runs.parent, self._run_name)
         except ValueError as error:

@@ -18,6 +18,7 @@ from firstlight.cli._say import short
 
 _FLAGS = ("-c", "--config")
 _MOST_VALUES = 100_000
+_STRING = "tag:yaml.org,2002:str"
 
 
 class ConfigFiles:
@@ -101,10 +102,11 @@ class ConfigFiles:
     def _checked(self, file: Path) -> str:
         node = _compose(file)
         if node is not None and not isinstance(node, yaml.MappingNode):
-            raise UsageError(f"{short(file)} must hold keys and values; it holds {node.value!r:.40}")
+            raise UsageError(f"{short(file)} must hold keys and values; it holds {_shown(node)}")
         if node is not None:
             _refuse_size(node, file)
-            _refuse_twice(node, file, set())
+            _refuse_odd_nodes(node, file, set())
+            _refuse_odd_top(node, file)
         self.files.append(file)
         return os.fspath(file) if node is not None else ""
 
@@ -166,17 +168,41 @@ def _refuse_size(root: yaml.Node, file: Path) -> None:
         raise UsageError(f"{short(file)} is nested too deeply") from None
 
 
-def _refuse_twice(node: yaml.Node, file: Path, visited: set[int]) -> None:
-    """YAML would keep the last of two equal keys without a word."""
+def _refuse_odd_nodes(node: yaml.Node, file: Path, visited: set[int]) -> None:
+    """Refuse a key that is there twice, of which YAML would keep the last, a class without name, and foreign tags."""
     visited.add(id(node))  # aliases make one node appear many times
     seen: set[str] = set()
-    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+    if not node.tag.startswith("tag:yaml.org,2002:") or ":python/" in node.tag:
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise UsageError(f"{_place(node, file)} has the tag {tag!r}; only plain values are taken")
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         if key.value in seen and key.value != "<<":
-            raise UsageError(f"{short(file)}:{key.start_mark.line + 1} gives the key {key.value!r} a second time")
+            raise UsageError(f"{_place(key, file)} gives the key {key.value!r} a second time")
+        if key.value == "class_path" and (value.tag != _STRING or not value.value):
+            raise UsageError(f"{_place(key, file)}: class_path must name a class; it holds {_shown(value)}")
         seen.add(str(key.value))
-    for value in _inner(node):
-        if id(value) not in visited:
-            _refuse_twice(value, file, visited)
+    for inner in _inner(node):
+        if id(inner) not in visited:
+            _refuse_odd_nodes(inner, file, visited)
+
+
+def _refuse_odd_top(node: yaml.MappingNode, file: Path) -> None:
+    """Refuse what jsonargparse and Lightning would trip over."""
+    for key, value in node.value:
+        if key.tag not in (_STRING, "tag:yaml.org,2002:merge"):
+            raise UsageError(f"{_place(key, file)}: a key must be a name; got {_shown(key)}")
+        if key.value == "trainer" and not isinstance(value, yaml.MappingNode):
+            raise UsageError(f"{_place(key, file)}: trainer must hold keys and values; it holds {_shown(value)}")
+
+
+def _place(node: yaml.Node, file: Path) -> str:
+    return f"{short(file)}:{node.start_mark.line + 1}"
+
+
+def _shown(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return f"{node.value!r:.40}"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "keys and values"
 
 
 def _line(node: Any, path: list[str]) -> int:

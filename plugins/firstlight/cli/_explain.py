@@ -91,6 +91,8 @@ class Explainer:
             names = [re.sub(r"^(fit|validate|test|predict|check)\.", "", name) for name in found[1].split(", ")]
             prefix = f"{key}." if key else ""
             return UsageError(f"{', '.join(prefix + name for name in names)} must be given", self._where(key))
+        if key and (found := re.search(r"^\s*Unable to load config '(.*)'", line)):
+            return UsageError(f"{key} must hold keys and values; got {found[1]!r}", self._where(key))
         if found := re.search(r"Expected an? (.+)\. Got value: (.*)", line):
             return UsageError(f"{key} must be {_plain(found[1])}; got {found[2]!r}", self._where(key))
         return None
@@ -127,6 +129,8 @@ class Explainer:
     def _unknown_class(self, path: str, key: str, detail: str = "") -> UsageError:
         module, _, name = path.rpartition(".")
         known = {n: f"{room}.{n}" for room in reversed(_ROOMS_OF_CLASSES) for n in _classes(room)}
+        if not module and name in known:
+            return UsageError(f"{_class_key(key)} names {known[name]!r}, which does not fit there", self._where(key))
         beside = {n: f"{module}.{n}" for n in _classes(module)}
         guess = nearest(name, beside)
         if not guess:

@@ -42,6 +42,10 @@ class OwnedRun:
         self._service = None if self._service_was_there else wandb_service()
         if self._service is not None:
             self._watchdog = Watchdog(self._service.kill)
+            if multiprocessing.parent_process() is None:
+                # The helper's own handler came with it, and waits for it without end; the last registered runs first.
+                atexit.unregister(self._at_exit)
+                atexit.register(self._at_exit)
 
     def bounded(self, seconds: float) -> contextlib.AbstractContextManager[None]:
         """Kill the helper, which makes the call fail, if the block takes longer."""
