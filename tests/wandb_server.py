@@ -32,6 +32,7 @@ class WandbServer:
         served = type("Served", (_Handler,), {"server_of_runs": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), served)
         self._http.daemon_threads = True
+        self._http.handle_error = lambda *_: None  # type: ignore[method-assign]  # a helper that was killed hangs up
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,6 @@ def test_the_helper_is_killed(run: Run, unbroken: Any, fault_table: FaultTable):
     missing = sorted(set(LOSSES) - set(found))
     assert len(missing) <= 2.5 / 0.2, "two seconds of rows, and metrics.csv has them"
     assert missing == list(range(missing[0], missing[-1] + 1)) if missing else True
-    assert any("the rest is logged offline" in line for line in said)
     assert said[-1].endswith(f"wandb sync {first.path.parent} {second.path.parent}")
     fault_table.add("wandb-core is killed", "trained on, rest in a second offline run: " + EQUAL, 0)
 
@@ -143,21 +142,14 @@ def test_no_network_from_the_start(
     fault_table.add("no network at the start", "trained on, offline: " + EQUAL, 0)
 
 
-def killed_after(run: Run, step: int) -> Callable[..., None]:
-    def kill(*args: str) -> None:
-        with run.attempt(*args) as attempt:
-            attempt.wait_for(lambda: step in attempt.steps)
-            time.sleep(2.5)  # what was logged is flushed, and sent
-            os.kill(attempt.pid, signal.SIGKILL)
-
-    return kill
-
-
 def test_a_killed_run_is_resumed_under_its_id(
     run: Run, unbroken: Any, fault_table: FaultTable, wandb_server: WandbServer
 ):
     """Killed two steps after a checkpoint: on no side is a step twice in one run."""
-    killed_after(run, 14)("--wandb={}", "--model.pause=0.5")
+    with run.attempt("--wandb={}", "--model.pause=0.5", "--checkpoint={every_n_train_steps: 8}") as attempt:
+        attempt.wait_for(lambda: 12 in attempt.steps)
+        time.sleep(1.0)  # what was logged is flushed, and sent; no checkpoint comes before step 16
+        os.kill(attempt.pid, signal.SIGKILL)
     (before,) = tracked(run)
     reached = before.series("train/loss")[0][-1]
     wandb_server.resume(before)

@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import multiprocessing.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -116,6 +117,16 @@ class OwnedRun:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def upload_given_up(run_dir: Path) -> str:
+    """Return why wandb gave up the upload, as when a key is withdrawn; empty if it did not. It raises nothing then."""
+    try:
+        log = (run_dir / "logs" / "debug-internal.log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r'"filestream: fatal error: (?:filestream: )?([^"\\]*)', log)
+    return found[1].rstrip(": {") if found else ""
 
 
 @contextlib.contextmanager

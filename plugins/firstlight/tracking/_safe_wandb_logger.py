@@ -23,7 +23,7 @@ from firstlight._wandb_account import explicit_mode
 from firstlight.tracking._guarded_run import GuardedRun, SilentRun
 from firstlight.tracking._import_wandb import import_wandb, require_wandb
 from firstlight.tracking._offline_run import ends_well, run_file
-from firstlight.tracking._owned_run import OwnedRun, masked_argv, one_line
+from firstlight.tracking._owned_run import OwnedRun, masked_argv, one_line, upload_given_up
 from firstlight.tracking._redact import redact
 from firstlight.tracking._wandb_start import Start, decide
 
@@ -378,8 +378,7 @@ class SafeWandbLogger(WandbLogger):
         cut = "" if ends_well(self._run_dir) else "; its last rows did not reach the disk (was it full?)"
         if self.offline_dir:
             rank_zero_info(f"W&B: logged offline ({self._start.reason}){cut}; to upload: {self._sync()}")
-        elif trouble or failed_before:
-            why = trouble or "it failed during the run"
+        elif why := trouble or upload_given_up(self._run_dir) or ("it failed during the run" if failed_before else ""):
             rank_zero_info(f"W&B: the upload is not complete ({why}){cut}; to upload the rest: {self._sync()}")
 
     def __getstate__(self) -> dict[str, Any]:
