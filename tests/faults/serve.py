@@ -10,15 +10,14 @@ import os
 import resource
 import sys
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import matplotlib.pyplot  # noqa: F401  each run draws its picture
 
-main = import_module(sys.argv[1]).main
 
-
-def run(asked: dict[str, Any]) -> None:
+def run(main: Callable[[list[str]], Any], asked: dict[str, Any]) -> None:
     os.setsid()
     os.chdir(asked["folder"])
     os.environ.update(asked["environment"])
@@ -41,11 +40,12 @@ def run(asked: dict[str, Any]) -> None:
 
 
 def serve() -> None:
+    main = import_module(sys.argv[1]).main
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            run(json.loads(line))
+            run(main, json.loads(line))
         _answer(pid=pid)
         _, status = os.waitpid(pid, 0)
         _answer(code=os.waitstatus_to_exitcode(status))

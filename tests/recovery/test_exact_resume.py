@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from recovery.ranks_program import samples_of
-from recovery.training import Augmented, Everything, SaveAt, Stream, plain, plain_persistent, run
+from recovery.training import Augmented, ByEpoch, Everything, SaveAt, Stream, plain, plain_persistent, run
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -80,6 +80,11 @@ CASES = {
     # torchdata's keeps no random numbers of its workers: of these, only the first draws any in the data
     "torchdata": (torchdata, {}),
     "torchdata, two workers": (functools.partial(torchdata, 2, dataset=classes_data(40)), {}),
+    "a loader for each epoch": (ByEpoch, {"reload_dataloaders_every_n_epochs": 1}),
+    "a loader for each epoch, two workers": (
+        functools.partial(ByEpoch, seeded=False, workers=2),
+        {"reload_dataloaders_every_n_epochs": 1},
+    ),
     "a project's callbacks": (plain, {"pool": of_a_project, "module": functools.partial(Everything, schedule=False)}),
     "all together": (
         functools.partial(curriculum, 2),
@@ -88,6 +93,14 @@ CASES = {
     "all together, two optimizers": (curriculum, {**TOGETHER, "module": functools.partial(Everything, manual=True)}),
 }
 SLOWER = {
+    "a loader for each epoch, not seeded": (
+        functools.partial(ByEpoch, seeded=False),
+        {"reload_dataloaders_every_n_epochs": 1},
+    ),
+    "a loader for each epoch, workers that live on": (
+        functools.partial(ByEpoch, workers=2, persistent_workers=True),
+        {"reload_dataloaders_every_n_epochs": 1},
+    ),
     "torchdata, persistent workers": (
         functools.partial(torchdata, 2, dataset=classes_data(40), persistent_workers=True),
         {},
@@ -221,8 +234,8 @@ def test_it_says_that_steps_are_of_other_batches(number, tmp_path):
 
 def test_it_says_that_new_loaders_are_not_followed(tmp_path):
     stopped(tmp_path, plain, max_epochs=1)
-    again = {"max_epochs": 1, "reload_dataloaders_every_n_epochs": 1}
-    warned(tmp_path, plain, "02-batch.ckpt", "loaders are made anew in the run", **again)
+    again = {"max_epochs": 1, "reload_dataloaders_every_n_epochs": 2}
+    warned(tmp_path, plain, "02-batch.ckpt", "loaders are made anew every 2 epochs", **again)
 
 
 def test_it_says_when_a_validation_is_left_out(tmp_path):

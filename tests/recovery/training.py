@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -139,7 +139,7 @@ def run(
     logger = CSVLogger(folder, name="", version="")
     settings = {"max_epochs": 3, "logger": logger, "log_every_n_steps": 1} | kwargs
     settings["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
-    val = DataLoader(classes_data(16), batch_size=8)
+    val = None if isinstance(data, LightningDataModule) else DataLoader(classes_data(16), batch_size=8)
     trainer = fit(made, *callbacks, seen, data=data, val=val, ckpt=ckpt, **settings)
     left = weights(made)
     for number, optimizer in enumerate(trainer.optimizers):
@@ -157,6 +157,22 @@ def plain(workers: int = 0, **kwargs: Any) -> DataLoader[Any]:
     """Return a loader as anybody writes it."""
     settings = {"batch_size": 8, "shuffle": True, "num_workers": workers} | kwargs
     return DataLoader(settings.pop("dataset", None) or Augmented(), **settings)
+
+
+class ByEpoch(LightningDataModule):
+    """A loader for each epoch, of other samples and with an order of its own."""
+
+    def __init__(self, *, seeded: bool = True, **kwargs: Any) -> None:
+        super().__init__()
+        self.seeded, self.kwargs = seeded, kwargs
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        epoch = self.trainer.current_epoch
+        generator = torch.Generator().manual_seed(epoch) if self.seeded else None
+        return plain(dataset=Augmented(40 - 8 * (epoch % 2)), generator=generator, **self.kwargs)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(classes_data(16), batch_size=8)
 
 
 plain_persistent = functools.partial(plain, persistent_workers=True)

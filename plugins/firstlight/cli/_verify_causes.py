@@ -53,8 +53,8 @@ def _own(facts: dict[str, Any]) -> list[str]:
 
 def _of_data(facts: dict[str, Any]) -> list[str]:
     said = _own(facts)
-    if facts["reload"]:
-        said.append("reload_dataloaders_every_n_epochs makes loaders anew in the run: their order is not followed")
+    if facts["reload"] > 1:
+        said.append("reload_dataloaders_every_n_epochs counts epochs from the resume on: loaders change at other ones")
     if facts["own_state"]:
         said.append(f"{some(facts['own_state'])} restores its place itself, by its own state_dict")
     if facts["streams"]:

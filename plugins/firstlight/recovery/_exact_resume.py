@@ -33,7 +33,8 @@ class ExactResume(Callback):
     It works with a plain ``DataLoader(shuffle=True)``, any sampler, and any worker count, and changes nothing that a
     loader yields: it remembers the random numbers that an epoch's order was drawn from, draws it again, and passes
     over the indices that were trained on without loading them (fewer than ``num_workers`` batches are loaded twice).
-    A stream (``IterableDataset``) is read again up to its place. A loader that has a ``state_dict`` of its own, such as
+    A stream (``IterableDataset``) is read again up to its place, and a loader that the data module makes anew for every
+    epoch (``reload_dataloaders_every_n_epochs=1``) is made again. A loader that has a ``state_dict`` of its own, such as
     torchdata's ``StatefulDataLoader``, gets that back at the end of an epoch too, where Lightning drops it; what its
     workers draw from their global generators inside an epoch it does not keep.
 
@@ -68,6 +69,8 @@ class ExactResume(Callback):
         self._inside = False  # the first batch after a resume lies inside an epoch
         self._ending = False
         self._active = False
+        self._began = False
+        self._anew = False  # the epoch that is due has loaders of its own
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._lift()
@@ -92,12 +95,22 @@ class ExactResume(Callback):
         if not isinstance(loader, DataLoader):
             self._unseen.append(type(loader).__qualname__)
             return
+        # Those that this one comes to replace, if it is not the run's first.
+        combined = trainer.fit_loop._combined_loader
+        replaced = [id(other) for other in combined.flattened] if combined else []
+        for tracked in [one for one in self._loaders if id(one.loader) in replaced]:
+            tracked.let_go()
+            self._loaders.remove(tracked)
         states = self._resumed["loaders"] if self._resumed is not None else []
-        if states and getattr(trainer, "reload_dataloaders_every_n_epochs", 0):  # an attribute that has no type
+        every = getattr(trainer, "reload_dataloaders_every_n_epochs", 0)  # an attribute that has no type
+        if states and every > 1:
             self._differs.append(
-                "loaders are made anew in the run (reload_dataloaders_every_n_epochs): the data's order"
+                f"loaders are made anew every {every} epochs (reload_dataloaders_every_n_epochs), counted from the "
+                "resume on: the data's order"
             )
             states = []
+        elif states and every and states[0]["over"]:
+            self._anew, states = True, []
         enter = states[len(self._loaders)] if len(self._loaders) < len(states) else None
         if enter is not None:
             ranks = self._ranks_then, trainer.world_size
@@ -108,9 +121,9 @@ class ExactResume(Callback):
             self._stateful_for_now.put(loader, "state_dict", lambda: {})  # noqa: PIE807, a builtin takes no mark
             self._stateful_for_now.put(loader, "load_state_dict", lambda _: None)
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-        self._loaders.append(
-            TrackedLoader(loader, lambda: progress.current.processed, self._shadows, enter, self._settle)
-        )
+        tracked = TrackedLoader(loader, lambda: progress.current.processed, enter, self._settle, anew=self._anew)
+        tracked.ready = self._began
+        self._loaders.append(tracked)
 
     @property
     def differs(self) -> tuple[str, ...]:
@@ -150,6 +163,7 @@ class ExactResume(Callback):
         if self.differs:
             rank_zero_warn(f"this resume is not exact: {'; '.join(self.differs)}")
         self._resumed = None
+        self._began = True
         for loader in self._loaders:
             loader.ready = True
         # A loader without a length is asked for its first batch before training starts.
@@ -205,6 +219,7 @@ class ExactResume(Callback):
             # Lightning takes it for the first of an epoch, which would clear the sums.
             trainer._logger_connector._first_loop_iter = False
         self._stateful_for_now.lift()
+        self._anew = False
         for loader in self._loaders:
             loader.again = False
 
@@ -254,10 +269,13 @@ class ExactResume(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._lift()
+        self._loaders = []
 
     def _lift(self) -> None:
         self._stateful_for_now.lift()
         self._shadows.lift()
+        for loader in self._loaders:
+            loader.let_go()
 
 
 def _changed_windows(trainer: Trainer, saved: dict[str, Any]) -> list[str]:

@@ -23,25 +23,27 @@ class TrackedLoader:
     passed over without being loaded. Nothing that the loader yields is changed.
 
     Args:
-        loader: A DataLoader; its instance gets a ``_get_iterator``, which ``shadows`` takes away again.
+        loader: A DataLoader; its instance gets a ``_get_iterator``, which :meth:`let_go` takes away again.
         number_of_batch: Returns how many batches of this epoch have been trained on.
         enter: A state of :meth:`state`, to be entered by the first iteration.
         settle: Called before it is entered.
+        anew: The loader was made for the epoch that a resumed run begins with.
     """
 
     def __init__(
         self,
         loader: DataLoader[Any],
         number_of_batch: Callable[[], int],
-        shadows: Shadows,
         enter: dict[str, Any] | None = None,
         settle: Callable[[], None] = lambda: None,
+        *,
+        anew: bool = False,
     ) -> None:
         self.loader = loader
         self.streams = isinstance(loader.dataset, IterableDataset)
         self.recent: dict[int, Any] = {}  # indices of the samples by batch, for batches that may be asked for
         self._number_of_batch = number_of_batch
-        self._enter, self._settle = enter, settle
+        self._enter, self._settle, self._anew = enter, settle, anew
         self.early = False  # a batch was asked for before the random numbers were put back
         self.ready = False  # they were
         self.again = False  # what is iterated now may be begun once more, before its first batch
@@ -52,7 +54,12 @@ class TrackedLoader:
         self._goes_on = False  # persistent workers have had an iteration before
         self._skip = 0
         self._make: Callable[[], Any] = loader._get_iterator
-        shadows.put(loader, "_get_iterator", lambda: self._get_iterator())
+        self._shadows = Shadows()
+        self._shadows.put(loader, "_get_iterator", lambda: self._get_iterator())
+
+    def let_go(self) -> None:
+        """Leave the loader as it was."""
+        self._shadows.lift()
 
     def expect(self) -> None:
         """Take the next iteration for the Trainer's."""
@@ -129,6 +136,8 @@ class TrackedLoader:
             return self._make()
         if self._enter is not None:
             return _Later(self._make_entered)
+        if self._anew:
+            return _Later(self._make_anew)
         self._expected = False
         return self._make_tracked([])
 
@@ -163,6 +172,20 @@ class TrackedLoader:
             set_host_state(here)
         if self.loader.persistent_workers:
             self.loader._iterator = made
+        return made
+
+    def _make_anew(self) -> Any:
+        """Build the iterator of a loader that the epoch has for itself; the unbroken run begins with it twice."""
+        if not self.ready:
+            self.early = True
+            return self._make()
+        self._anew = self._expected = False
+        self._settle()
+        if not self.loader.persistent_workers:
+            self._make()
+            return self._make_tracked([])
+        self.loader._iterator = made = self._make_tracked([])
+        made._reset(self.loader)
         return made
 
     def _enter_epoch(self, state: dict[str, Any]) -> Any:
