@@ -270,7 +270,7 @@ def test_a_clock_is_what_differs_without_a_stop():
 @pytest.mark.parametrize(
     ("changed", "first", "cause"),
     [
-        ({"reload": 1}, "samples", "reload_dataloaders_every_n_epochs"),
+        ({"reload": 2}, "samples", "reload_dataloaders_every_n_epochs"),
         ({"own_state": ["StatefulDataLoader"]}, "samples", "StatefulDataLoader restores its place itself"),
         ({"streams": ["Stream"]}, "samples", "Stream is a stream"),
         ({}, "samples", "Digits keeps state of its own"),

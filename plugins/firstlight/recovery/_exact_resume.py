@@ -34,8 +34,8 @@ class ExactResume(Callback):
     loader yields: it remembers the random numbers that an epoch's order was drawn from, draws it again, and passes
     over the indices that were trained on without loading them (fewer than ``num_workers`` batches are loaded twice).
     A stream (``IterableDataset``) is read again up to its place, and a loader that the data module makes anew for every
-    epoch (``reload_dataloaders_every_n_epochs=1``) is made again. A loader that has a ``state_dict`` of its own, such as
-    torchdata's ``StatefulDataLoader``, gets that back at the end of an epoch too, where Lightning drops it; what its
+    epoch (``reload_dataloaders_every_n_epochs=1``) is made again. A loader that has a ``state_dict`` of its own, such
+    as torchdata's ``StatefulDataLoader``, gets that back at the end of an epoch too, where Lightning drops it; what its
     workers draw from their global generators inside an epoch it does not keep.
 
     When a resume cannot be exact, one warning says what will differ: another number of ranks, batch size,
