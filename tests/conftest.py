@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import threading
@@ -44,6 +45,8 @@ def _leave_no_trace(tmp_path, monkeypatch) -> Iterator[None]:
     assert torch.is_grad_enabled(), "gradients left off"
     assert not torch.are_deterministic_algorithms_enabled(), "deterministic mode left on"
     assert torch.get_default_dtype() == torch.float32, "default dtype left changed"
+    if threading.active_count() > threads + 2:
+        gc.collect()  # loaders whose workers lived on, in cycles of a trainer that is gone
     assert threading.active_count() <= threads + 2, f"threads leaked: {threading.enumerate()}"
     for key in os.environ.keys() - before.keys():
         del os.environ[key]

@@ -439,3 +439,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_last_is_last_although_its_settings_changed_on_a_resume(project):
+    first = project.run("fit", "--trainer.max_epochs=1", "--checkpoint.every_n_train_steps=2")
+    again = project.run("fit", "--resume=auto", "--trainer.max_epochs=2", "--checkpoint.every_n_train_steps=3")
+    assert again.run_folder == first.run_folder
+    folder = again.run_folder / "checkpoints"
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("last*.ckpt")}
+    assert list(steps) == ["last.ckpt"]
+    assert steps["last.ckpt"] > first.trainer.global_step

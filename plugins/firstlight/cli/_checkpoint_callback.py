@@ -69,6 +69,14 @@ class RunCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero and stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             _probe(str(self.dirpath))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # Lightning drops this callback's state where its settings have changed, and then begins a last-v1.ckpt.
+        came_from = Path(str(trainer.ckpt_path)) if trainer.ckpt_path else None
+        last = Path(str(self.dirpath)) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
+        if not self.last_model_path and came_from is not None and came_from.parent == last.parent and last.exists():
+            self.last_model_path = str(last)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         if self._should_save_on_train_epoch_end(trainer):

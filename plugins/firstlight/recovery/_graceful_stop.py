@@ -16,6 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from firstlight._require import require
+from firstlight._shadows import Shadows
+from firstlight.recovery._patient_workers import PatientWorkers
 from firstlight.recovery._signal_flag import SignalFlag
 
 SignalName = Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"]
@@ -78,6 +80,8 @@ class GracefulStop(Callback):
         self.dirpath = dirpath
         self._deadline = None if max_time is None else time.monotonic() + _seconds(max_time)
         self._flag = SignalFlag([signal.Signals[name] for name in signals])
+        self._workers = PatientWorkers(self._flag)
+        self._shadows = Shadows()
         self._reset()
 
     def _reset(self) -> None:
@@ -95,6 +99,18 @@ class GracefulStop(Callback):
             trainer.callbacks = [*(c for c in trainer.callbacks if c is not self), self]  # type: ignore[attr-defined]
             if self.dirpath is None and not _model_checkpoints(trainer):
                 rank_zero_warn("GracefulStop has nowhere to save: give it a dirpath, or the Trainer a ModelCheckpoint")
+            self._lift()
+            process = trainer.strategy.process_dataloader
+
+            def process_dataloader(loader: object) -> object:
+                self._workers.guard(loader)
+                return process(loader)
+
+            self._shadows.put(trainer.strategy, "process_dataloader", process_dataloader)
+
+    def _lift(self) -> None:
+        self._shadows.lift()
+        self._workers.lift()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen(trainer)
@@ -117,9 +133,11 @@ class GracefulStop(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Until Lightning puts back all handlers, moments later, ours let a second signal end a teardown that hangs.
         self._flag.leave()
+        self._lift()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._flag.restore()
+        self._lift()
 
     # Where a run may end
 

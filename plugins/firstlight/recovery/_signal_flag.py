@@ -25,9 +25,9 @@ class SignalFlag:
     Launchers pass on what the whole process group has got already: with ``echoes``, what follows the first signal
     within two seconds is taken for the same one.
 
-    Loader workers are forked with these handlers and get the group's signals too, but the step that is to be
-    finished may still need them: during training the first signal gives them a minute more. They go with their parent
-    in any case, and the second signal ends them as well.
+    Loader workers get the group's signals too, but the step that is to be finished may still need them: during
+    training the first signal gives those that were forked a minute more, if they call :meth:`outlast`. They go with
+    their parent in any case, and the second signal ends them as well.
     """
 
     def __init__(self, signals: Sequence[signal.Signals]) -> None:
@@ -38,6 +38,7 @@ class SignalFlag:
         self._shared = mmap.mmap(-1, 1)  # seen by forked workers
         self.received: signal.Signals | None = None
         self.echoes = False
+        self._is_copy = False
 
     @property
     def installed(self) -> bool:
@@ -55,6 +56,12 @@ class SignalFlag:
             if signal.getsignal(one) is not None:
                 self._before[one] = signal.signal(one, self._note)
         return True
+
+    def outlast(self) -> None:
+        """Take over the signals in a forked loader worker; a spawned one could not be told when training is over."""
+        if not self._is_copy:
+            for one in self._signals:
+                signal.signal(one, self._in_a_worker)
 
     def before(self, one: signal.Signals) -> Any:
         """Return the handler whose place ours has taken."""
@@ -75,13 +82,13 @@ class SignalFlag:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            self._in_a_worker(number)
+            self._in_a_worker(number, frame)
         elif self.received is None:
             self.received, self._noted_at = signal.Signals(number), time.monotonic()
         elif not self.echoes or time.monotonic() - self._noted_at > _ECHO_SECONDS:
             _end_by(number)
 
-    def _in_a_worker(self, number: int) -> None:
+    def _in_a_worker(self, number: int, frame: FrameType | None) -> None:
         if self._shared[0] == _OVER:
             _end_by(number)
         for one in self._signals:
@@ -95,6 +102,7 @@ class SignalFlag:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start anew in another process."""
         self.__init__(state["_signals"])  # type: ignore[misc]
+        self._is_copy = True
 
 
 def _end_by(number: int) -> None:
