@@ -127,6 +127,7 @@ ROWS: dict[str, Row] = {
         {"model/parameters": 1000, "model/trainable": 9, "pair/own": 0.95},
         ({"model/trainable": 10}, {"pair/own": 0.9}, {"pair/reference": 0.9}),
     ),
+    "FL215": Row(ERROR, {"model/step_error": "RuntimeError: shapes"}, ({"model/step_error": ""},)),
     "FL301": Row(
         ERROR,
         {"loss/initial": 3.1, "loss/constant": 1.0},

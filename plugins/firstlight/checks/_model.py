@@ -391,3 +391,30 @@ class MostlyFrozen(Check):
                 message=f"{trainable} of {total} parameters are trainable",
                 advice="look for requires_grad_(False) that covers more than was meant",
             )
+
+
+@final
+class StepRaises(Check):
+    """The training step raises on a batch of its own loader.
+
+    Rule: the step, or the way back through its loss, run on a copy with nothing else around it, raises an error inside
+    a module, a function of torch or a loss; an error. What the step itself lacks on a copy (a logger, the Trainer's
+    data), memory and what a device has not implemented do not count.
+    Known false alarms: none known.
+    """
+
+    code, name, title, rank = "FL215", "step_raises", "the training step runs", 3
+    needs = ("model/step_error",)
+    why = "The run ends with this error at its first step."
+
+    def find(self, evidence: Evidence) -> Iterable[Finding]:
+        said = evidence["model/step_error"]
+        if said:
+            yield self.finding(
+                Severity.ERROR,
+                value=said,
+                threshold="no error",
+                where=evidence.get("model/step_error_at", ""),
+                message=f"the training step raises {said}"[:300],
+                advice="call training_step(next(iter(loader)), 0) by hand; inputs need the model's shape and dtype",
+            )

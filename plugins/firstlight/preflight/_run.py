@@ -21,6 +21,7 @@ from firstlight._require import require, said_by
 from firstlight._rng import isolated_rng
 from firstlight.checks import CHECKS, Check, Diagnosis, Evidence, Severity, diagnose
 from firstlight.preflight._bench import Bench, Ran, on_bench
+from firstlight.preflight._broken_step import broken_step
 from firstlight.preflight._layout import Layout, layout_of
 from firstlight.preflight._pictures import inputs_picture, layers_picture
 from firstlight.preflight._probe_data import probe_batches
@@ -191,6 +192,7 @@ def _probe(
         ran = attempt(_OF_THE_BENCH, lambda: bench.run(bench.batch, detail=True))
         read_label_range(bench.last.record, evidence)
         if ran is None:
+            attempt((), lambda: evidence.add(broken_step(bench)))
             return
         mixed = bench.batches[-1]  # the pair's, moved: of all batches the one whose labels surely differ
         again: Ran | None = attempt(("loss/",), lambda: bench.run(mixed))
@@ -199,6 +201,9 @@ def _probe(
             path = again.record.networks[-1].path if again.record.networks else ""
             evidence.add({"layout/inputs": layout.inputs, "layout/targets": layout.targets, "network/path": path})
         attempt(_OF_THE_STEP, lambda: probe_steps(bench, ran, evidence))
+        evidence.add({"model/step_error": ""})
+        if "loss/connected" not in evidence:  # the way back may be what cannot be run
+            attempt((), lambda: evidence.add(broken_step(bench)))
         schedule = attempt(("optimizer/", "schedule/"), lambda: probe_optimizers(bench, evidence))
         if schedule:
             pictures["schedule"] = schedule
@@ -290,7 +295,7 @@ def _concatenated(parts: list[Any]) -> Any:
 def _is_ours(error: BaseException) -> bool:
     """Whether an exception comes from a probe, not from the module under it or a hook that Lightning called."""
     frames = traceback.extract_tb(error.__traceback__)
-    if any(frame.name == "_step" and Path(frame.filename).name == "_bench.py" for frame in frames):
+    if any(frame.name in ("step_of", "training_step") for frame in frames):
         return False
     return bool(frames) and not any(frame.filename.startswith(_LIGHTNING) for frame in frames[-6:])
 

@@ -47,7 +47,7 @@ def subject_of(module: LightningModule, data: Any, trainer: Trainer | None) -> S
     notes: dict[str, str] = {}
     data = _ready(data, trainer) if isinstance(data, LightningDataModule) else data
     train_loader, val_loader = _loaders(module, data)
-    train = _take(train_loader)
+    train = [] if train_loader is None else _take(train_loader)
     require(len(train) > 0, "data", data, "data with at least one training batch", error=TypeError)
     val = _take(val_loader) if val_loader is not None else []
     if not val:
