@@ -42,7 +42,7 @@ class Slow(Callback):
             pass
 
 
-class Linear(Slow):
+class LinearlySlow(Slow):
     seconds_a_tensor = 1e-4
 
 
@@ -88,7 +88,7 @@ def test_a_slow_average_fails(benchmark, monkeypatch):
 
 def test_what_grows_with_the_square_of_the_tensors_fails(benchmark, monkeypatch):
     entries = {"bare": benchmark.Entry()} | {
-        cls.__name__: benchmark.Entry(lambda cls=cls: [cls()]) for cls in (Linear, Square)
+        cls.__name__: benchmark.Entry(lambda cls=cls: [cls()]) for cls in (LinearlySlow, Square)
     }
     monkeypatch.setattr(benchmark, "observers", lambda: entries)
     assert [line.met for line in benchmark.growth(tiny=True)] == [True, False]

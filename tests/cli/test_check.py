@@ -84,12 +84,11 @@ def test_a_real_check_of_a_project(project: Project, capsys):
     assert project.runs == []
 
 
-@pytest.mark.parametrize("option", ["--runs_dir=taken", "--checkpoint.dirpath=taken/checkpoints"])
-def test_folders_that_cannot_be_written_are_told_before_a_run_needs_them(project: Project, capsys, option):
+def test_a_folder_that_cannot_be_written_is_told_before_a_run_needs_it(project: Project, capsys):
     Path("taken").write_text("")
     project.write("taken", "")
     with pytest.raises(SystemExit) as ended:
-        project.run("check", option)
+        project.run("check", "--checkpoint.dirpath=taken/checkpoints")
     assert ended.value.code == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "FL001 path_unwritable at" in out
