@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def require(ok: bool, name: str, value: object, expected: str, *, error: type[Exception] = ValueError) -> None:
@@ -36,3 +36,12 @@ def said_by(error: BaseException) -> str:
     'KeyError: '
     """
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Return a few of the names, and how many more there are.
+
+    >>> some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults._runs import EQUAL, Attempt, Run, Server, equal, trained
+from faults._runs import EQUAL, Run, Server, equal, trained
 from faults._table import FaultTable
 from template.conftest import CHECKOUT, run_cookiecutter
 
@@ -62,13 +61,6 @@ def whole(project: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[di
     return trained(run.checkpoints / "last.ckpt"), time.monotonic() - start
 
 
-def goes_on_from(attempt: Attempt) -> int:
-    """The step of which it said that it goes on from it."""
-    found = re.search(r"^resume: .*\(step (\d+)\), in the same run folder$", attempt.output, re.MULTILINE)
-    assert found, attempt.output
-    return int(found[1])
-
-
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_is_stopped_or_killed_goes_on(
@@ -92,7 +84,7 @@ def test_what_is_stopped_or_killed_goes_on(
     done = run.fit("--resume=auto")
     assert done.code == 0, done.output
     assert run.folder == folder, "one run, one folder"
-    step = goes_on_from(done)
+    step = done.resumed_from
     assert 0 < step <= STEPS
     if first.code == 143:
         assert f"after step {step}; --resume auto goes on" in first.output

@@ -147,12 +147,3 @@ class Check(ABC):
             message=message,
             advice=advice,
         )
-
-
-def some(names: list[str]) -> str:
-    """Return up to three of the names, and how many more there are.
-
-    >>> some(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import final
 
-from firstlight.checks._check import Check, Evidence, Finding, Severity, some
+from firstlight._require import some
+from firstlight.checks._check import Check, Evidence, Finding, Severity
 
 _STOLEN = "compromised: importing it runs a program that steals credentials (GHSA-w37p-236h-pfx3)"
 _NAMED = "named by that advisory on lightning (GHSA-w37p-236h-pfx3), although its maintainers say it was not touched"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from firstlight.checks._check import Check, Evidence, Finding, Severity, some
+from firstlight._require import some
+from firstlight.checks._check import Check, Evidence, Finding, Severity
 
 
 @final

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from firstlight._require import some
 from firstlight.cli._errors import UsageError, nearest
 from firstlight.cli._say import say, short
 from firstlight.recovery import (
@@ -169,6 +170,5 @@ def load_weights(module: LightningModule, path: Path) -> None:
     module.load_state_dict(given)
 
 
-def _some(what: str, names: list[str], count: int = 3) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return f"{what}: {', '.join(names[:count])}{more}" if names else ""
+def _some(what: str, names: list[str]) -> str:
+    return f"{what}: {some(names)}" if names else ""

@@ -241,10 +241,9 @@ class FirstlightCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, and fit the configuration to what this subcommand does."""
-        plain = self._plain_config()
         if self.subcommand in _OF_TRAININGS:
             return
-        self.run_config = redact(plain)
+        self.run_config = redact(self._plain_config())
         if self._get_plain("cpu_threads"):
             torch.set_num_threads(self._get_plain("cpu_threads"))
         stage = self.subcommand or "fit"

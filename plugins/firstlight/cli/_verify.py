@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from firstlight._require import some
 from firstlight.cli._errors import UsageError
 from firstlight.cli._project_process import command_of, words_of_fit
 from firstlight.cli._say import say
 from firstlight.cli._verify_causes import causes_of_repeat, causes_of_resume
 from firstlight.cli._verify_compare import KINDS, Difference, Names, clocks, differences
-from firstlight.cli._verify_digests import some
 from firstlight.cli._verify_legs import Leg, Legs, ended_by_sigterm
 from firstlight.cli._verify_options import NAMES, Verifying
 from firstlight.cli._verify_words import quiet_words

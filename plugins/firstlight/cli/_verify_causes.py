@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from firstlight._require import some
 from firstlight.cli._verify_compare import Difference
-from firstlight.cli._verify_digests import some
 
 _TIED = ("losses", "buffers", "weights", "optimizers")
 

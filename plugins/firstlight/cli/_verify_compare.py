@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from firstlight.cli._verify_digests import some
+from firstlight._require import some
 
 # In the order in which one follows from the other within a batch.
 KINDS = (

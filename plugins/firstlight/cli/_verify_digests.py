@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 import torch
@@ -81,13 +80,3 @@ def _sha(data: Any, more: str = "") -> str:
     found = hashlib.sha256(more.encode())
     found.update(data)
     return found.hexdigest()[:16]
-
-
-def some(names: list[str], most: int = 3) -> str:
-    """Return a few of the names, and how many more there are.
-
-    >>> some(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    more = len(names) - most
-    return f"{', '.join(islice(names, most))}{f' and {more} more' if more > 0 else ''}"

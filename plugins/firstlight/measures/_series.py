@@ -44,9 +44,9 @@ def spikes(losses: Sequence[float], *, window: int = 100, factor: float = 2.0, d
         before = [value for value in logs[index - window : index] if not math.isnan(value)]
         if len(before) < window // 2:
             continue
-        middle = _median(before)
+        before.sort()
+        middle, usual = before[len(before) // 2], before[math.ceil(0.95 * len(before)) - 1]
         spread = 1.48 * _median([abs(value - middle) for value in before])
-        usual = sorted(before)[math.ceil(0.95 * len(before)) - 1]
         if logs[index] > max(usual + math.log(factor), middle + deviations * spread):
             found.append(index)
     return found

@@ -72,8 +72,8 @@ class Bench:
                 stack.enter_context(tape.running())
                 output = self._step(batch)
             if self.twin.automatic_optimization:
-                loss = output["loss"] if isinstance(output, Mapping) else output
-                if isinstance(loss, Tensor):
+                loss = loss_in(output)
+                if loss is not None:
                     ran.losses = [loss]
                     if backward and loss.requires_grad:
                         loss.backward()  # type: ignore[no-untyped-call]
@@ -134,6 +134,12 @@ def step_of(module: LightningModule, batch: Any) -> Any:
     step = module.training_step
     takes_index = len(inspect.signature(step).parameters) > 1
     return step(batch, 0) if takes_index else step(batch)
+
+
+def loss_in(output: Any) -> Tensor | None:
+    """Return the loss of what a step has returned, if there is one."""
+    loss = output["loss"] if isinstance(output, Mapping) else output
+    return loss if isinstance(loss, Tensor) else None
 
 
 def on_bench(module: LightningModule, plan: Plan, batches: Sequence[Any], experiment: Callable[[Bench], None]) -> None:

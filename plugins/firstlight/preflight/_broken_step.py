@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +14,11 @@ from lightning.pytorch import LightningModule
 
 from firstlight import losses
 from firstlight._require import said_by
-from firstlight.preflight._bench import Bench, step_of
+from firstlight.preflight._bench import Bench, loss_in, step_of
 
-_TORCH, _LIGHTNING, _LOSSES = (str(Path(str(package.__file__)).parent) for package in (torch, lightning, losses))
-_OURS = str(Path(_LOSSES).parent)
+LIGHTNING = str(Path(lightning.__file__).parent)
+_TORCH, _LOSSES = (f"{Path(str(package.__file__)).parent}{os.sep}" for package in (torch, losses))
+_OURS = f"{Path(_LOSSES).parent}{os.sep}"
 # Of the machine on which the copy runs, and not of the step.
 _CIRCUMSTANCES = ("out of memory", "not implemented for")
 
@@ -31,15 +33,15 @@ def broken_step(bench: Bench) -> dict[str, Any]:
     try:
         with torch.enable_grad(), bench.trainer.precision_plugin.train_step_context():
             output = step_of(twin, bench.batch)
-        loss = output.get("loss") if isinstance(output, dict) else output
-        if twin.automatic_optimization and isinstance(loss, torch.Tensor) and loss.requires_grad:
+        loss = loss_in(output) if twin.automatic_optimization else None
+        if loss is not None and loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
     except Exception as error:
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         modules = _modules(error.__traceback__)
         inside = len(modules) > 0 or files[-1].startswith((_TORCH, _LOSSES))
         told = said_by(error)
-        if not inside or files[-1].startswith(_LIGHTNING) or isinstance(error, NotImplementedError):
+        if not inside or files[-1].startswith(LIGHTNING) or isinstance(error, NotImplementedError):
             return {}
         if any(word in told.lower() for word in _CIRCUMSTANCES):
             return {}
@@ -63,6 +65,6 @@ def _modules(trace: TracebackType | None) -> list[Any]:
 def _place(error: Exception, modules: list[Any], twin: LightningModule) -> str:
     names = {id(module): name for name, module in twin.named_modules()}
     path = next((names[id(module)] for module in reversed(modules) if names.get(id(module))), "the step")
-    packages = (_TORCH, _LIGHTNING, _OURS)
+    packages = (_TORCH, LIGHTNING, _OURS)
     own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(packages)]
     return f"{path}, {Path(own[-1].filename).name}:{own[-1].lineno}" if own else path

@@ -8,10 +8,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
@@ -21,7 +19,7 @@ from firstlight._require import require, said_by
 from firstlight._rng import isolated_rng
 from firstlight.checks import CHECKS, Check, Diagnosis, Evidence, Severity, diagnose
 from firstlight.preflight._bench import Bench, Ran, on_bench
-from firstlight.preflight._broken_step import broken_step
+from firstlight.preflight._broken_step import LIGHTNING, broken_step
 from firstlight.preflight._layout import Layout, layout_of
 from firstlight.preflight._pictures import inputs_picture, layers_picture
 from firstlight.preflight._probe_data import probe_batches
@@ -37,7 +35,6 @@ from firstlight.preflight._report import CheckResult, PreflightReport, Status
 from firstlight.preflight._subject import Subject, part_of, subject_of, with_tensors
 from firstlight.preflight._twin import FOREIGN, alone, held_by
 
-_LIGHTNING = str(Path(lightning.__file__).parent)
 _PAIR_SAMPLES = 32
 _FACTS = 20  # the highest rank of a check that is a fact about the set-up
 _WINDOW = 256
@@ -201,8 +198,9 @@ def _probe(
             path = again.record.networks[-1].path if again.record.networks else ""
             evidence.add({"layout/inputs": layout.inputs, "layout/targets": layout.targets, "network/path": path})
         attempt(_OF_THE_STEP, lambda: probe_steps(bench, ran, evidence))
-        evidence.add({"model/step_error": ""})
-        if "loss/connected" not in evidence:  # the way back may be what cannot be run
+        if "loss/connected" in evidence:
+            evidence.add({"model/step_error": ""})
+        else:  # the way back may be what cannot be run
             attempt((), lambda: evidence.add(broken_step(bench)))
         schedule = attempt(("optimizer/", "schedule/"), lambda: probe_optimizers(bench, evidence))
         if schedule:
@@ -297,7 +295,7 @@ def _is_ours(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     if any(frame.name in ("step_of", "training_step") for frame in frames):
         return False
-    return bool(frames) and not any(frame.filename.startswith(_LIGHTNING) for frame in frames[-6:])
+    return bool(frames) and not any(frame.filename.startswith(LIGHTNING) for frame in frames[-6:])
 
 
 def _result(check: Check, evidence: Evidence, crashes: dict[str, str]) -> CheckResult:

@@ -90,7 +90,8 @@ class ExactResume(Callback):
 
     def _track(self, trainer: Trainer, loader: Any) -> None:
         if callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None)):
-            self._own_state += [loader] if isinstance(loader, DataLoader) else []
+            if isinstance(loader, DataLoader) and not self._began:  # those of later epochs have nothing to restore
+                self._own_state.append(loader)
             return  # Lightning saves it
         if not isinstance(loader, DataLoader):
             self._unseen.append(type(loader).__qualname__)
