@@ -43,7 +43,6 @@ def of_the_process() -> dict[str, Any]:
         "distributed": (torch.distributed.is_initialized, torch.distributed.is_initialized()),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "environment": dict(os.environ),
-        "threads": threading.active_count(),
         "numbers": (torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled()),
     }
 
@@ -84,12 +83,14 @@ def left_as_it_was(setup: Setup) -> PreflightReport:
     next(module.children()).training = False  # the flag alone: its layers still train
     writes = {"logger": CSVLogger("logs"), "enable_checkpointing": True}
     run = trainer(**({"max_epochs": 30} | writes | setup.trainer))
+    threads = set(threading.enumerate())
     before = weights(module), of_the_module(module), positions(data), of_the_process()
     report = run_preflight(module, data, trainer=run)
     after = weights(module), of_the_module(module), positions(data), of_the_process()
     assert same(before[0], after[0])
     for one, other in zip(before[1:], after[1:], strict=True):
         assert one == other
+    assert set(threading.enumerate()) <= threads  # not their number: one of somebody else's may end meanwhile
     return report
 
 
