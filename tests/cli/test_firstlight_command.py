@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 import textwrap
 from datetime import date, timedelta
@@ -27,6 +29,13 @@ SETUP = """
         def training_step(self, batch, batch_idx):
             print("noise of the user's own")
             return nn.functional.cross_entropy(self.net(batch[0]).softmax(1), batch[1])
+
+    class Dropping(Plain):
+        def __init__(self, chance: float = 0.5):
+            super().__init__()
+            self.drop = nn.Dropout(chance)
+        def training_step(self, batch, batch_idx):
+            return nn.functional.cross_entropy(self.net(self.drop(batch[0])), batch[1])
 
     class Needs(Plain):
         def __init__(self, width, depth=2):
@@ -60,7 +69,9 @@ def setup(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
+def run(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv[:1])
+
     def call(*words):
         with pytest.raises(SystemExit) as ended:
             main([str(word) for word in words])
@@ -90,6 +101,7 @@ def finds(monkeypatch):
 
 
 CHECK = ("check", "setup_here.py:Twice", "--data", "helpers:loader")
+VERIFY = ("verify-resume", "setup_here.py:Twice")
 
 
 def test_explain_knows_every_check_by_code_and_by_name(run):
@@ -237,6 +249,13 @@ def test_a_baseline_is_written_then_heeded_then_expires(setup, run, finds):
         ((*CHECK, "--output", "none/report.json"), "--output: there is no folder none"),
         ((*CHECK, "--baseline", "none.json"), "there is no baseline none.json"),
         ((*CHECK, "--form", "json"), "unrecognized arguments: --form json"),
+        (("verify-resume",), "the following arguments are required: TARGET"),
+        (("verify-resume", "setup_here.py:Twise"), "setup_here.py has no 'Twise'; did you mean 'Twice'?"),
+        (("verify-resume", "setup_here.py:made"), "must name a LightningModule, or a function that returns one"),
+        (("verify-resume", "setup_here.py:Twice"), "setup_here.py:Twice has no train_dataloader of its own"),
+        ((*VERIFY, "--data", "setup_here.py:Twice"), "--data must name a LightningDataModule, or a function"),
+        ((*VERIFY, "--data", "helpers:loader", "--stpes", "3"), "stpes is no key of the configuration; did you mean"),
+        ((*VERIFY, "--data", "helpers:loader", "--model.widht=3"), "model.widht is no key"),
         (("report", "none"), "there is no folder or file none"),
         (("report", "."), "no report of a preflight in ."),
     ],
@@ -277,6 +296,28 @@ def test_reports_in_a_run_folder_are_shown(setup, run):
     code, out, _ = run("report", "run/preflight.json", "--format", "html", "--output", "page.html")
     assert (code, out) == (0, "")
     assert Path("page.html").read_text() == broken().to_html()
+
+
+def test_resumes_of_what_no_project_holds_are_verified(setup):
+    """A new interpreter is part of it: in a process of its own."""
+    (setup / "run.yaml").write_text("data:\n  num_samples: 32\ntrainer:\n  max_epochs: 4\n")
+    (setup / "configs").mkdir()
+    (setup / "configs" / "default.yaml").write_text("defaults: [of, another, program]\n")
+    words = ["setup_here.py:Dropping", "--config=run.yaml", "--data", "helpers:loader", "--stop_at=2", "--steps", "3"]
+    environment = {**os.environ, "TMPDIR": str(setup), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    program = [sys.executable, "-c", "import sys; sys.argv[0] = 'firstlight'; from firstlight.cli import main; main()"]
+    ended = subprocess.run(
+        [*program, "verify-resume", *words], env=environment, cwd=setup, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("equal") == 10
+    assert "exact: " in ended.stdout
+    assert sorted(path.name for path in setup.iterdir() if path.name != "__pycache__") == [
+        "configs",
+        "run.yaml",
+        "setup_here.py",
+    ]
 
 
 @pytest.mark.slow

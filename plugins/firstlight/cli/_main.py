@@ -1,9 +1,10 @@
-"""The ``firstlight`` command: ``explain``, ``check`` and ``report``."""
+"""The ``firstlight`` command: ``explain``, ``check``, ``verify-resume`` and ``report``."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,11 @@ class _Parser(argparse.ArgumentParser):
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and end with its code: 0 clean, 1 findings, 2 usage, 3 a check failed itself, 4 budget spent."""
     try:
-        asked = _parser().parse_args(args)
+        parser = _parser()
+        asked, further = parser.parse_known_args(args)
+        if further and asked.run is not _verify_resume:
+            parser.error(f"unrecognized arguments: {' '.join(further)}")
+        asked.further = further
         code = asked.run(asked)
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -48,6 +53,17 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--data", metavar="TARGET", help="a LightningDataModule or loader; default: the module's own")
     add_options(check)
     check.set_defaults(run=_check)
+
+    verify = commands.add_parser(
+        "verify-resume",
+        help="is a run of this module that is stopped and goes on the run that was never stopped?",
+        epilog="further options are those of a project: --config FILE, --model.KEY, --data.KEY, --trainer.KEY, "
+        "--steps N, --stop_at N",
+        allow_abbrev=False,
+    )
+    verify.add_argument("target", metavar="TARGET", help="a LightningModule, or a function that returns one")
+    verify.add_argument("--data", metavar="TARGET", help="a LightningDataModule; default: the module's own loaders")
+    verify.set_defaults(run=_verify_resume)
 
     report = commands.add_parser("report", help="show reports that lie in a run's folder", allow_abbrev=False)
     report.add_argument("folder", metavar="RUN_FOLDER", type=Path)
@@ -75,6 +91,13 @@ def _check(asked: argparse.Namespace) -> int:
     module = built(asked.target, "TARGET")
     data = built(asked.data, "--data") if asked.data else None
     return check(module, data, trainer=None, asked=options)[1]
+
+
+def _verify_resume(asked: argparse.Namespace) -> NoReturn:
+    # A program of its own: each training of a verification starts it anew.
+    sys.argv[1:] = [asked.target, asked.data or "", "verify-resume", *asked.further]
+    runpy.run_module("firstlight.cli._of_targets", run_name="__main__", alter_sys=True)
+    raise SystemExit(0)
 
 
 def _report(asked: argparse.Namespace) -> int:
