@@ -24,7 +24,12 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and end with its code: 0 clean, 1 findings, 2 usage, 3 a check failed itself, 4 budget spent."""
     try:
         parser = _parser()
-        asked, further = parser.parse_known_args(args)
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)  # what follows is a script's own
+        asked, further = parser.parse_known_args(words[:end])
+        if words[end:] and asked.run is not _check:
+            parser.error("-- stands before the arguments of a script, in: check SCRIPT -- ARGUMENTS")
+        asked.script_words = words[end + 1 :]
         if further and asked.run is not _verify_resume:
             parser.error(f"unrecognized arguments: {' '.join(further)}")
         asked.further = further
@@ -49,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
 
     check = commands.add_parser("check", help="can this module learn on this data?", allow_abbrev=False)
-    check.add_argument("target", metavar="TARGET", help="the module: package.module:Name or path/to/file.py:Name")
+    which = "the module: package.module:Name or path/to/file.py:Name; or a script that calls trainer.fit: train.py"
+    check.add_argument("target", metavar="TARGET", help=which)
     check.add_argument("--data", metavar="TARGET", help="a LightningDataModule or loader; default: the module's own")
     add_options(check)
     check.set_defaults(run=_check)
@@ -88,6 +94,15 @@ def _check(asked: argparse.Namespace) -> int:
     from firstlight.cli._checking import check
     from firstlight.cli._target import built
 
+    if asked.target.endswith(".py"):
+        from firstlight.cli._script import arguments_of_fit
+
+        if asked.data:
+            raise UsageError("--data goes with a module; a script has its own", f"{asked.target}:Name is a module")
+        trainer, module, data = arguments_of_fit(asked.target, asked.script_words)
+        return check(module, data, trainer=trainer, asked=options)[1]
+    if asked.script_words:
+        raise UsageError(f"{asked.target} is no script, and takes no arguments", "a script's name ends in .py")
     module = built(asked.target, "TARGET")
     data = built(asked.data, "--data") if asked.data else None
     return check(module, data, trainer=None, asked=options)[1]

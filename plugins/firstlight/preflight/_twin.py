@@ -186,7 +186,9 @@ def fit(
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
     """Lightning's advice and log lines are for the run, not for experiments on a copy."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    # Of the two packages the one that was imported last writes the log lines of both.
+    names = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
