@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from firstlight.checks import CHECKS, WATCH_CHECKS, Check, Evidence, Finding, Severity, diagnose, known_checks
+from firstlight.checks import (
+    CHECKS,
+    WATCH_CHECKS,
+    Check,
+    Diagnosis,
+    Evidence,
+    Finding,
+    Severity,
+    diagnose,
+    known_checks,
+)
 
 INFO, WARNING, ERROR = Severity.INFO, Severity.WARNING, Severity.ERROR
 NAN = float("nan")
@@ -400,6 +410,14 @@ def test_the_environment_and_the_learning_explain_nothing_of_each_other():
     assert diagnosis.root == folder[0]
     assert diagnosis.symptoms == ()
     assert [found.code for found in diagnosis.others] == ["FL003", "FL109"]
+
+
+def test_a_leaking_split_is_not_why_nothing_is_learned():
+    ranks = {check.code: check.rank for check in CHECKS}
+    assert ranks["FL110"] < ranks["FL505"], "the rank alone would choose it"
+    leak, schedule = finding("FL110", ERROR), finding("FL505", ERROR)
+    assert diagnose([leak, schedule], ranks) == Diagnosis(schedule, (), (leak,))
+    assert diagnose([leak], ranks) == Diagnosis(leak)
 
 
 def test_a_warning_explains_no_other_and_a_fact_is_no_root():
