@@ -305,6 +305,20 @@ def found_by(check: Check, readings: dict[str, Any]) -> list[Finding]:
     return check(evidence)
 
 
+@pytest.mark.parametrize(
+    ("relative", "name", "where"),
+    [
+        ({"a": 2e5, "b": 30.0, "c": 0.1}, "exploding", "a"),
+        ({"a": 1e-7, "b": 1e-3, "c": 0.1}, "vanishing", "a"),
+        ({"head": 0.1, "b": 1e-3, "c": 1e-7}, "vanishing", "c"),  # declared in another order than it runs
+        ({"a": 0.1, "b": 1e3, "c": 2e5}, "vanishing", "a"),  # a loss that is summed over very many
+    ],
+)
+def test_gradients_that_blow_up_are_told_from_those_that_die(relative, name, where):
+    (found,) = found_by(known_checks()["FL402"], {"gradient/relative": relative})
+    assert (found.name, found.where) == (name, where)
+
+
 def test_the_table_leaves_no_check_out():
     assert ROWS.keys() == known_checks().keys() == {check.code for check in (*CHECKS, *WATCH_CHECKS)}
 
