@@ -98,6 +98,8 @@ def test_a_terminal_without_the_signs_gets_letters(encoding):
 def test_the_first_line_is_the_verdict():
     assert printed(clean()).startswith("PASSED: ")
     assert printed(broken()).startswith("ERROR: cannot learn as written: FL102 input_scale at src/net.py:12")
+    for code, does in {"FL001": "run", "FL110": "be judged", "FL505": "learn"}.items():
+        assert printed(report(finding(code, Severity.ERROR))).startswith(f"ERROR: cannot {does} as written: {code}")
     assert printed(report(finding("FL103", Severity.WARNING))).startswith("WARNING: 1 warning, first FL103")
     assert printed(report(over_budget=True)).startswith("UNFINISHED: ")
 

@@ -13,6 +13,7 @@ from firstlight.checks import Finding, Severity, known_checks
 if TYPE_CHECKING:
     from firstlight.preflight import CheckResult, PreflightReport
 
+_DOES = dict.fromkeys(("FL109", "FL110"), "be judged")  # it learns, and nobody knows what
 MOST_WARNINGS = 3  # shown below the root cause
 
 
@@ -97,7 +98,7 @@ def verdict_of(report: PreflightReport) -> tuple[str, str]:
     """Return a word ("error", "warning", "crashed", "unfinished" or "passed") and the sentence that explains it."""
     root = report.root
     if root is not None and root.severity >= Severity.ERROR:
-        does = "run" if root.code.startswith("FL0") else "learn"
+        does = "run" if root.code.startswith("FL0") else _DOES.get(root.code, "learn")
         return "error", f"cannot {does} as written: {headline(root)}"
     if root is not None:
         count = sum(finding.severity == Severity.WARNING for finding in report.findings)
