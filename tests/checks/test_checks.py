@@ -143,7 +143,7 @@ ROWS: dict[str, Row] = {
     "FL304": Row(ERROR, {"loss/unbounded": True}, ({"loss/unbounded": False},)),
     "FL305": Row(
         ERROR,
-        {"loss/coupling": 1.1e-4, "pair/own": 0.6},
+        {"loss/coupling": 1.1e-4, "pair/own": 0.91},
         ({"loss/coupling": 1e-4}, {"loss/doubling": 2.0}),
     ),
     "FL306": Row(ERROR, FAILS | REFERENCE | {"loss/doubling": 1.96}, ({"loss/doubling": 1.94},)),
@@ -273,7 +273,8 @@ OTHER_SEVERITIES = [
     ("FL211", {"model/in_eval": False}, INFO),
     ("FL301", {"loss/initial": 2.9}, INFO),
     ("FL302", {"loss/given": "perhaps sigmoid", "network/reach": [0.0, 1.0]}, ERROR),
-    ("FL305", {"pair/own": 0.5}, INFO),
+    ("FL305", {"pair/own": 0.9}, INFO),
+    ("FL305", {"pair/own": 0.5, "loss/shares_of_batch": True}, ERROR),
     ("FL305", {"pair/own": 0.5, "loss/broadcast": [[8], [8, 1]]}, ERROR),
     ("FL306", {"pair/own": 0.5}, INFO),
     ("FL404", {"pair/own": 0.5}, INFO),

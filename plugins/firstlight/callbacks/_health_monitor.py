@@ -210,7 +210,8 @@ class HealthMonitor(Callback):
                 sizes[name] = length
                 if norm > least:
                     readings.reached.add(name)
-                if now[name].ndim >= 2 and length > 0 and math.isfinite(norm):
+                # beside a head or a branch that starts at zero, and is still there, all other gradients look small
+                if now[name].ndim >= 2 and length > 1e-3 * now[name].numel() ** 0.5 and math.isfinite(norm):
                     readings.relative[name] = norm / length
         if self._clip is not None and total > 0 and math.isfinite(total):
             readings.clipped.append(min(1.0, self._clip / math.sqrt(total)))

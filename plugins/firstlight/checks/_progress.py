@@ -41,7 +41,8 @@ class CannotLearn(Check):
     """Neither the user's optimizer nor a plain Adam learns one batch.
 
     Rule: both end above 90 % of the best constant's loss (or of the first loss, where no constant can be tried), or not
-    finite; an error. What is wrong with model, loss or data stands in the other findings, where they apply.
+    finite; an error. Where steps at a rate of zero raise the loss, as a queue does that fills with one batch, 90 % of
+    what it rises to. What is wrong with model, loss or data stands in the other findings, where they apply.
     Known false alarms: a batch whose inputs repeat with other labels; a bottleneck that passes nothing.
     """
 
