@@ -223,7 +223,14 @@ ROWS: dict[str, Row] = {
         ),
     ),
     "FL601": Row(ERROR, FAILS | REFERENCE, ({"pair/own": 0.9}, {"pair/reference": 0.5})),
-    "FL602": Row(ERROR, FAILS | REFERENCE | {"pair/reference": 0.91}, ({"pair/own": 0.9}, {"pair/reference": 0.9})),
+    "FL602": Row(
+        ERROR,
+        FAILS
+        | REFERENCE
+        | {"pair/reference": 0.91, "pair/own_loss": 0.92, "pair/reference_loss": 0.91}
+        | {"pair/constant": 1.0, "loss/floor": 0.0},
+        ({"pair/own": 0.9}, {"pair/reference": 0.9}, {"loss/floor": 0.11}),
+    ),
     "FL603": Row(INFO, {"pair/own": 0.5, "pair/own_steps": 9}, ({"pair/own": 0.49}, {"pair/own": 0.91})),
     "FL604": Row(ERROR, {"pair/without_dropout": 0.49}, ({"pair/without_dropout": 0.5}, {"pair/reference": 0.6})),
     "FL611": Row(ERROR, {"watch/nonfinite_step": 0}, ({"watch/nonfinite_step": None},)),

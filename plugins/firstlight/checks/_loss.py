@@ -10,7 +10,7 @@ from firstlight.checks._check import Check, Evidence, Finding, Severity
 
 
 def _suffers(evidence: Evidence) -> bool:
-    """Whether the user's own optimizer does not learn the batch at all; in part is what a ranking may show."""
+    """Whether the user's own optimizer learns nothing of the batch; a part of it is what a ranking may learn."""
     return bool(evidence.get("pair/own", 0.0) > 0.9)
 
 
@@ -24,8 +24,8 @@ class InitialLoss(Check):
     parameters are frozen and the batch is learned: what is frozen was trained before, and for another task. Not asked
     where outputs of one network are held against each other.
     Evidence: faulty 14 to 4900, healthy 0.8 to 1.5.
-    Known false alarms: a head that was trained on other labels and is trained further, with nothing frozen; a loss below
-    the constant's is what a pretrained model shows, and is not named.
+    Known false alarms: a head that was trained on other labels and is trained further, with nothing frozen. A loss
+    below the constant's is what a pretrained model shows, and is not named.
     """
 
     code, name, title, rank = "FL301", "init_loss", "the first loss is that of a guess", 40
@@ -144,8 +144,8 @@ class LossNotPerSample(Check):
 
     Rule: over nine splits of at most 32 samples the loss of the whole lies outside of those of the two parts by more
     than 1e-4 of it, though a mean, weighted or not, lies between them. An error if shapes were broadcast against each
-    other, if what a loss of classes is given sums to one over the samples, or if the batch is not learned at all; else a
-    fact: ranking and contrastive losses couple samples by design.
+    other, if what a loss of classes is given sums to one over the samples, or if nothing of the batch is learned; else
+    a fact: ranking and contrastive losses couple samples by design.
     Evidence: ``[B]`` against ``[B, 1]`` 0.014 to 0.07 and more with the split by target; a softmax over the batch 0.1
     to 0.5; healthy losses below 2e-7.
     Known false alarms: supervised contrastive losses that do not learn one batch for another reason.
@@ -228,8 +228,9 @@ class Misaligned(Check):
     """A target pulls at the outputs of another sample or position.
 
     Rule: at level outputs, another class in one place of the targets changes the pull on the outputs of a different
-    place more than on its own, in one sample more than in all others together; or, where targets are the inputs shifted, not of the place at the same distance for
-    three places; an error.
+    place more than on its own, and in one sample more than in all others together; or, where targets are the inputs
+    shifted, not of the place at the same distance for three places; an error. A pull on many samples is coupling, and
+    FL305's.
     Known false alarms: none known.
     """
 

@@ -56,6 +56,10 @@ def probe_loss(bench: Bench, batch: Any, ran: Ran, layout: Layout, evidence: Evi
             evidence.skip(key, "the loss holds outputs of one network against each other: a constant one is no guess")
     else:
         evidence.add({"loss/constant": constant, "loss/level": _level(of, outputs, closed)})
+    target = layout.target_of(batch)
+    if target is None or target.is_floating_point():  # of class indices the floor is zero
+        start = outputs.float() if closed == "free" else torch.zeros_like(outputs, dtype=torch.float32)
+        evidence.add({"loss/floor": _descend(lambda free: of(_to_domain(free, closed)), start)})
     _alignment(of, batch, outputs, layout, evidence)
     if layout.targets:
         _head(of, outputs, constant, reach, evidence)
@@ -292,10 +296,10 @@ def _alignment(of: Any, batch: Any, outputs: Tensor, layout: Layout, evidence: E
 
 
 def _moved(of: Any, batch: Any, changed: Any, outputs: Tensor, dim: int) -> list[int] | None:
-    """Return the row of level outputs whose pull differs most between two batches; ``None`` if no one sample stands out.
+    """Return the row of level outputs whose pull differs most between two batches; ``None`` if no sample stands out.
 
-    A class that changes the pull on many samples is coupled to them by the loss (a baseline over the batch, a broadcast),
-    which says nothing about where it belongs.
+    A class that changes the pull on many samples is coupled to them by the loss (a baseline over the batch, a
+    broadcast), which says nothing about where it belongs.
     """
     level = torch.zeros_like(outputs, dtype=torch.float32).requires_grad_(True)
     losses = [of(level, part) for part in (batch, changed)]

@@ -1,0 +1,6 @@
+"""Programs that nobody who built the preflight had seen: healthy ones, and faults with their twins."""
+
+from held_out import faults_in_steps, faults_set_up, healthy_nets, healthy_training
+from held_out.base import FAULTY, HEALTHY, Program
+
+__all__ = ["FAULTY", "HEALTHY", "Program", "faults_in_steps", "faults_set_up", "healthy_nets", "healthy_training"]
