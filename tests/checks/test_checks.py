@@ -163,7 +163,9 @@ ROWS: dict[str, Row] = {
         {"loss/initial": 2.1, "loss/task": 1.0, "pair/task_end": 0.91, "pair/own_loss": 1.0},
         ({"loss/initial": 2.0}, {"pair/task_end": 0.9}, {"pair/own_loss": 1.05}, {"loss/task": None}),
     ),
-    "FL401": Row(ERROR, {"gradient/none": ["a"]}, ({"gradient/none": []}, {"pair/reached": ["a"]})),
+    "FL401": Row(
+        ERROR, {"gradient/none": ["a"]}, ({"gradient/none": []}, {"pair/reached": ["a"]}, {"optimizer/missing": ["a"]})
+    ),
     "FL402": Row(
         ERROR,
         {"gradient/relative": {"a": 0.9e-5, "b": 1.0, "c": 1.0}, "pair/own": 0.6},
@@ -282,7 +284,8 @@ OTHER_SEVERITIES = [
     ("FL302", {"loss/given": "perhaps sigmoid", "network/reach": [0.0, 1.0]}, ERROR),
     ("FL305", {"pair/own": 0.9}, INFO),
     ("FL305", {"pair/own": 0.5, "loss/shares_of_batch": True}, ERROR),
-    ("FL305", {"pair/own": 0.5, "loss/broadcast": [[8], [8, 1]]}, ERROR),
+    ("FL305", {"pair/own": 0.5, "loss/broadcast": [[8], [8, 1]]}, INFO),
+    ("FL305", {"pair/own": 0.5, "loss/broadcast": [[8], [8, 1]], "loss/pairs_all": True}, ERROR),
     ("FL306", {"pair/own": 0.5}, INFO),
     ("FL404", {"pair/own": 0.5}, INFO),
     ("FL503", {"pair/own": 0.85, "pair/better_factor": 0.1}, WARNING),

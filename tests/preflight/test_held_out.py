@@ -15,12 +15,12 @@ from firstlight.preflight import PreflightReport, run_preflight
 from held_out import FAULTY, HEALTHY, Program
 
 # What a preflight does not find, and a fault that a neighbouring check names: docs/reference/diagnosis-benchmark.md.
-MISSED = {"tanh_sat", "kl_sign", "pad_loss", "drop_last", "tanh_head", "leak"}
+MISSED = {"tanh_sat", "kl_sign", "pad_loss", "drop_last", "tanh_head", "leak", "merged", "class_numbers"}
 NEIGHBOR = {"item": "no_gradient"}
 # Those that a rule was mended for, and what is near to them. The others take minutes: -m benchmark.
 QUICK = {
     "triplet", "poisson", "survival", "distill", "mlm", "moco", "lora", "imbalance", "combined", "gcn", "bandit", "vae",
-    "multitask", "endless", "padded", "idioms",
+    "multitask", "endless", "padded", "idioms", "dqn", "dice",
     "softmax_dim0", "onehot_shape", "wrong_axis", "batch_first", "val_scale", "inverted", "hidden_carried", "clamp",
     "other_model", "overlap", "nan_grad", "kl_sign",
 }  # fmt: skip

@@ -143,9 +143,10 @@ class LossNotPerSample(Check):
     """The loss of a batch is not a mean over its samples.
 
     Rule: over nine splits of at most 32 samples the loss of the whole lies outside of those of the two parts by more
-    than 1e-4 of it, though a mean, weighted or not, lies between them. An error if shapes were broadcast against each
-    other, if what a loss of classes is given sums to one over the samples, or if nothing of the batch is learned; else
-    a fact: ranking and contrastive losses couple samples by design.
+    than 1e-4 of it, though a mean, weighted or not, lies between them. An error if the loss stays the same when outputs
+    that follow the targets go to other samples (shapes were broadcast against each other), if what a loss of classes is
+    given sums to one over the samples, or if nothing of the batch is learned; else a fact: ranking, contrastive and
+    overlap losses couple samples by design.
     Evidence: ``[B]`` against ``[B, 1]`` 0.014 to 0.07 and more with the split by target; a softmax over the batch 0.1
     to 0.5; healthy losses below 2e-7.
     Known false alarms: supervised contrastive losses that do not learn one batch for another reason.
@@ -156,14 +157,15 @@ class LossNotPerSample(Check):
     why = "Every output is held against every target: the best answer is one constant for all."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
-        coupling, shapes = evidence["loss/coupling"], evidence.get("loss/broadcast", [])
+        coupling, pairs = evidence["loss/coupling"], evidence.get("loss/pairs_all", False)
+        shapes = evidence.get("loss/broadcast", []) if pairs else []
         doubled = abs(evidence.get("loss/doubling", 1.0) - 2.0) < 0.05
-        if coupling > 1e-4 and not (doubled and not shapes):
+        if coupling > 1e-4 and not (doubled and not pairs):
             over_batch = evidence.get("loss/shares_of_batch", False)
             shown = f": outputs {shapes[0]} against targets {shapes[1]}" if shapes else ""
             shown = shown or ("; what it is given sums to one over the samples, not over the classes" * over_batch)
             yield self.finding(
-                Severity.ERROR if shapes or over_batch or _suffers(evidence) else Severity.INFO,
+                Severity.ERROR if pairs or over_batch or _suffers(evidence) else Severity.INFO,
                 value=coupling,
                 threshold=1e-4,
                 where="the loss",

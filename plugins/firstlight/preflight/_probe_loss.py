@@ -223,6 +223,7 @@ def _coupling(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, layout: Layou
         orders.append(target[:size].reshape(size, -1).float().mean(1).cpu().argsort())
 
     outside = [0.0]
+    unmoved = []  # relative change of the loss when the outputs go to other samples
     # Untrained outputs hardly differ, and a loss that holds each against all targets then looks like a mean: outputs
     # that follow the targets tell.
     tried = [outputs]
@@ -238,12 +239,17 @@ def _coupling(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, layout: Layou
             return math.nan if value is None else float(value.detach().double())
 
         whole = loss_on(torch.arange(size))
+        elsewhere = bench.loss_of(part_of(batch, torch.arange(size)), ran, values[orders[0]])
+        if elsewhere is not None and abs(whole) > 1e-6:
+            unmoved.append(abs(float(elsewhere.detach().double()) - whole) / abs(whole))
         for order in orders:
             first, second = loss_on(order[: size // 2]), loss_on(order[size // 2 :])
             beyond = max(min(first, second) - whole, whole - max(first, second))
             if math.isfinite(beyond) and abs(whole) > 1e-6:
                 outside.append(beyond / abs(whole))
+    # outputs that follow the targets, and are given to other samples, have the same loss: it pairs each with all
     evidence.add({"loss/coupling": max(outside), "loss/shares_of_batch": _shares_of_batch(ran)})
+    evidence.add({"loss/pairs_all": len(unmoved) == 2 and max(unmoved) < 1e-5})
     given, asked = list(outputs.shape), list(target.shape) if target is not None else []
     alike = [size for size in given if size != 1] == [size for size in asked if size != 1]
     broadcast = target is not None and target.is_floating_point() and given != asked and alike
