@@ -71,6 +71,7 @@ def test_a_fault_is_named_and_its_twin_is_not(name: str, seed: int) -> None:
 
 
 @pytest.mark.benchmark
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's advice; what the monitor warns of is a finding, too
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_program_trains_and_is_watched_in_silence(name: str) -> None:
     module, data, kwargs = built(HEALTHY[name], 21)
