@@ -110,10 +110,15 @@ def test_importing_the_package_imports_nothing_and_is_quick():
         "import sys, time; before = set(sys.modules); start = time.perf_counter(); import firstlight; "
         "print(time.perf_counter() - start, sorted(m for m in set(sys.modules) - before if m != 'firstlight'))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment())
-    seconds, modules = shown.stdout.split(" ", 1)
-    assert modules.strip() == "[]"
-    assert float(seconds) < 0.05
+    took = []
+    for _ in range(3):  # on a busy machine one of three has to be undisturbed
+        shown = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment()
+        )
+        seconds, modules = shown.stdout.split(" ", 1)
+        assert modules.strip() == "[]"
+        took.append(float(seconds))
+    assert min(took) < 0.05
 
 
 def _environment() -> dict[str, str]:

@@ -19,12 +19,14 @@ from firstlight.preflight import PreflightReport
 from helpers import CountReads, Plain, TwoOptimizers, fit, loader, same, weights
 
 
-def watched(module: LightningModule, *, budget: float = 0.9, **kwargs: Any) -> tuple[HealthMonitor, list[str]]:
+def watched(
+    module: LightningModule, *others: Any, budget: float = 0.9, **kwargs: Any
+) -> tuple[HealthMonitor, list[str]]:
     """Fit with a monitor; return it and what it warned of."""
     monitor = HealthMonitor(budget=budget, checks=kwargs.pop("checks", None))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        fit(module, monitor, **kwargs)
+        fit(module, monitor, *others, **kwargs)
     assert torch.overrides._len_torch_function_stack() == 0
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in module.modules())
     return monitor, [str(w.message) for w in said if ": FL" in str(w.message)]

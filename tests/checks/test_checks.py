@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from firstlight.checks import CHECKS, WATCH_CHECKS, Check, Evidence, Finding, Severity, diagnose, known_checks
+from firstlight.checks import (
+    CHECKS,
+    WATCH_CHECKS,
+    Check,
+    Diagnosis,
+    Evidence,
+    Finding,
+    Severity,
+    diagnose,
+    known_checks,
+)
 
 INFO, WARNING, ERROR = Severity.INFO, Severity.WARNING, Severity.ERROR
 NAN = float("nan")
@@ -306,6 +316,20 @@ def found_by(check: Check, readings: dict[str, Any]) -> list[Finding]:
     return check(evidence)
 
 
+@pytest.mark.parametrize(
+    ("relative", "name", "where"),
+    [
+        ({"a": 2e5, "b": 30.0, "c": 0.1}, "exploding", "a"),
+        ({"a": 1e-7, "b": 1e-3, "c": 0.1}, "vanishing", "a"),
+        ({"head": 0.1, "b": 1e-3, "c": 1e-7}, "vanishing", "c"),  # declared in another order than it runs
+        ({"a": 0.1, "b": 1e3, "c": 2e5}, "vanishing", "a"),  # a loss that is summed over very many
+    ],
+)
+def test_gradients_that_blow_up_are_told_from_those_that_die(relative, name, where):
+    (found,) = found_by(known_checks()["FL402"], {"gradient/relative": relative})
+    assert (found.name, found.where) == (name, where)
+
+
 def test_the_table_leaves_no_check_out():
     assert ROWS.keys() == known_checks().keys() == {check.code for check in (*CHECKS, *WATCH_CHECKS)}
 
@@ -411,6 +435,14 @@ def test_the_environment_and_the_learning_explain_nothing_of_each_other():
     assert diagnosis.root == folder[0]
     assert diagnosis.symptoms == ()
     assert [found.code for found in diagnosis.others] == ["FL003", "FL109"]
+
+
+def test_a_leaking_split_is_not_why_nothing_is_learned():
+    ranks = {check.code: check.rank for check in CHECKS}
+    assert ranks["FL110"] < ranks["FL505"], "the rank alone would choose it"
+    leak, schedule = finding("FL110", ERROR), finding("FL505", ERROR)
+    assert diagnose([leak, schedule], ranks) == Diagnosis(schedule, (), (leak,))
+    assert diagnose([leak], ranks) == Diagnosis(leak)
 
 
 def test_a_warning_explains_no_other_and_a_fact_is_no_root():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 import textwrap
 from datetime import date, timedelta
@@ -15,6 +17,7 @@ from preflight.reports import broken, clean, crashed, finding, report
 
 from firstlight.checks import CHECKS, Severity, known_checks
 from firstlight.cli import _checking, main
+from helpers import loader
 
 SETUP = """
     import torch
@@ -27,6 +30,13 @@ SETUP = """
         def training_step(self, batch, batch_idx):
             print("noise of the user's own")
             return nn.functional.cross_entropy(self.net(batch[0]).softmax(1), batch[1])
+
+    class Dropping(Plain):
+        def __init__(self, chance: float = 0.5):
+            super().__init__()
+            self.drop = nn.Dropout(chance)
+        def training_step(self, batch, batch_idx):
+            return nn.functional.cross_entropy(self.net(self.drop(batch[0])), batch[1])
 
     class Needs(Plain):
         def __init__(self, width, depth=2):
@@ -47,11 +57,41 @@ SETUP = """
 """
 
 
+SCRIPT = """
+    import argparse
+    from lightning.pytorch import Trainer
+    from helpers import loader
+    from setup_here import Plain, Twice  # beside it
+
+    class Mine(Twice):
+        pass
+
+    if __name__ == "__main__":
+        parser = argparse.ArgumentParser()
+        for name in ("--softmax", "--raises", "--other"):
+            parser.add_argument(name, action="store_true")
+        asked = parser.parse_args()
+        print("noise of the script")
+        if asked.raises:
+            raise RuntimeError("no data")
+        if asked.other:
+            import pytorch_lightning
+            pytorch_lightning.Trainer(accelerator="cpu", logger=False).fit(None)
+        trainer = Trainer(max_epochs=7, accelerator="cpu", logger=False, enable_checkpointing=False)
+        try:
+            trainer.fit(Mine() if asked.softmax else Plain(), loader())
+        except Exception:
+            print("caught")
+        print("trained")
+"""
+
+
 @pytest.fixture
 def setup(tmp_path, monkeypatch):
     """A file with a module and data beside the tests' working directory; imports of it are forgotten after."""
     before, path = set(sys.modules), list(sys.path)
     (tmp_path / "setup_here.py").write_text(textwrap.dedent(SETUP))
+    (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT))
     yield tmp_path
     for name in set(sys.modules) - before:
         if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
@@ -60,7 +100,10 @@ def setup(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
+def run(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv[:1])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
     def call(*words):
         with pytest.raises(SystemExit) as ended:
             main([str(word) for word in words])
@@ -90,6 +133,7 @@ def finds(monkeypatch):
 
 
 CHECK = ("check", "setup_here.py:Twice", "--data", "helpers:loader")
+VERIFY = ("verify-resume", "setup_here.py:Twice")
 
 
 def test_explain_knows_every_check_by_code_and_by_name(run):
@@ -222,7 +266,7 @@ def test_a_baseline_is_written_then_heeded_then_expires(setup, run, finds):
         ((), "the following arguments are required: COMMAND"),
         (("chek",), "invalid choice: 'chek'"),
         (("check",), "the following arguments are required: TARGET"),
-        (("check", "setup_here.py"), "TARGET must be package.module:Name or path/to/file.py:Name; got 'setup_here.py'"),
+        (("check", "setup_here"), "TARGET must be package.module:Name or path/to/file.py:Name; got 'setup_here'"),
         (("check", "nowhere.py:Net"), "TARGET: there is no file nowhere.py"),
         (("check", "no_such_package.module:Net"), "ModuleNotFoundError: No module named 'no_such_package'"),
         (("check", "setup_here.py:Twise"), "setup_here.py has no 'Twise'; did you mean 'Twice'?"),
@@ -231,12 +275,25 @@ def test_a_baseline_is_written_then_heeded_then_expires(setup, run, finds):
         (("check", "setup_here.py:Twice"), "Twice has no train_dataloader of its own"),
         (("check", "setup_here.py:loader"), "module must be a LightningModule"),
         (("check", "setup_here.py:made", "--data", "setup_here.py:broken_data"), "OSError: the disk is gone"),
+        (("check", "nowhere.py"), "there is no file nowhere.py"),
+        (("check", "setup_here.py"), "setup_here.py ended without a call of trainer.fit"),
+        (("check", "train.py", "--data", "helpers:loader"), "--data goes with a module; a script has its own"),
+        (("check", "train.py", "--softmax"), "unrecognized arguments: --softmax"),
+        ((*CHECK, "--", "--softmax"), "setup_here.py:Twice is no script, and takes no arguments"),
+        (("explain", "FL302", "--", "a"), "-- stands before the arguments of a script"),
         ((*CHECK, "--budget", "0"), "--budget must be above zero, in seconds; got 0.0"),
         ((*CHECK, "--budget", "nan"), "--budget must be above zero, in seconds; got nan"),
         ((*CHECK, "--fail-on", "fatal"), "invalid choice: 'fatal'"),
         ((*CHECK, "--output", "none/report.json"), "--output: there is no folder none"),
         ((*CHECK, "--baseline", "none.json"), "there is no baseline none.json"),
         ((*CHECK, "--form", "json"), "unrecognized arguments: --form json"),
+        (("verify-resume",), "the following arguments are required: TARGET"),
+        (("verify-resume", "setup_here.py:Twise"), "setup_here.py has no 'Twise'; did you mean 'Twice'?"),
+        (("verify-resume", "setup_here.py:made"), "must name a LightningModule, or a function that returns one"),
+        (("verify-resume", "setup_here.py:Twice"), "setup_here.py:Twice has no train_dataloader of its own"),
+        ((*VERIFY, "--data", "setup_here.py:Twice"), "--data must name a LightningDataModule, or a function"),
+        ((*VERIFY, "--data", "helpers:loader", "--stpes", "3"), "stpes is no key of the configuration; did you mean"),
+        ((*VERIFY, "--data", "helpers:loader", "--model.widht=3"), "model.widht is no key"),
         (("report", "none"), "there is no folder or file none"),
         (("report", "."), "no report of a preflight in ."),
     ],
@@ -279,6 +336,29 @@ def test_reports_in_a_run_folder_are_shown(setup, run):
     assert Path("page.html").read_text() == broken().to_html()
 
 
+def test_resumes_of_what_no_project_holds_are_verified(setup):
+    """A new interpreter is part of it: in a process of its own."""
+    (setup / "run.yaml").write_text("data:\n  num_samples: 32\ntrainer:\n  max_epochs: 4\n")
+    (setup / "configs").mkdir()
+    (setup / "configs" / "default.yaml").write_text("defaults: [of, another, program]\n")
+    words = ["setup_here.py:Dropping", "--config=run.yaml", "--data", "helpers:loader", "--stop_at=2", "--steps", "3"]
+    environment = {**os.environ, "TMPDIR": str(setup), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    program = [sys.executable, "-c", "import sys; sys.argv[0] = 'firstlight'; from firstlight.cli import main; main()"]
+    ended = subprocess.run(
+        [*program, "verify-resume", *words], env=environment, cwd=setup, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("equal") == 10
+    assert "exact: " in ended.stdout
+    assert sorted(path.name for path in setup.iterdir() if path.name != "__pycache__") == [
+        "configs",
+        "run.yaml",
+        "setup_here.py",
+        "train.py",
+    ]
+
+
 @pytest.mark.slow
 def test_a_real_check_from_end_to_end(setup, run):
     code, out, _ = run(*CHECK, "--format", "json", "--budget", "10", "--seed", "3")
@@ -287,6 +367,41 @@ def test_a_real_check_from_end_to_end(setup, run):
     assert values["diagnosis"]["root"]["name"] == "softmax_twice"
     assert values["environment"]["seed"] == 3
     assert run("check", "setup_here.py:made", "--data", "helpers:loader", "--budget", "0.001")[0] == 4
+
+
+@pytest.mark.slow
+def test_a_script_is_checked_as_it_stands(setup, run):
+    """With its own Trainer, data and arguments, up to its fit."""
+    code, out, err = run("check", "train.py", "--format=json", "--", "--softmax")
+    values = json.loads(out)
+    assert (code, values["diagnosis"]["root"]["name"]) == (1, "softmax_twice")
+    environment = values["environment"]
+    assert (environment["source"], environment["module"]) == ("train.py:1", "Mine")
+    assert environment["planned_steps"] == 7 * len(loader())
+    assert "noise of the script" in err
+    assert "caught" not in err
+    assert "trained" not in err
+    assert run("check", "train.py")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("--worse", "error: train.py ended with 2 before it called trainer.fit\n  what it is to be told stands at the"),
+        (
+            "--raises",
+            "error: train.py raised before it called trainer.fit: RuntimeError: no data\n  raised in train.py:17",
+        ),
+        ("--other", "error: the script trains with pytorch_lightning\n  a preflight takes what is made of lightning"),
+    ],
+)
+def test_a_script_that_does_not_come_to_its_fit(setup, capsys, run, word, told):
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "train.py", "--", word])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert told in said.err
+    assert "Traceback" not in said.err
 
 
 def test_the_script_is_installed_under_its_name():

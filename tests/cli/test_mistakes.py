@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from cli.tiny import Project, TinyData
 from firstlight.cli import FirstlightCLI
 from firstlight.cli._config_files import ConfigFiles
 from firstlight.cli._errors import UsageError
+from firstlight.modules import SupervisedModule
 
 ON_THE_COMMAND_LINE = {
     "no_subcommand": ([], "a subcommand is missing"),
@@ -202,7 +204,42 @@ def test_several_nodes_that_nothing_started(refused, monkeypatch):
     assert "torchrun" in said
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("--trainer.val_check_interval=999", "`val_check_interval` (999) must be less than or equal to the number of"),
+        ("--model.loss_weights={taks: 1.0}", "loss_weights names 'taks', but the terms are task; did you mean 'task'?"),
+    ],
+)
+def test_what_only_the_first_batch_can_tell(refused, word, expected):
+    """Refused by Lightning or by our modules inside fit: the run folder is taken back."""
+    assert expected in refused("fit", word)
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "early_stopping"])
+def test_a_key_that_is_not_logged_is_told_before_the_first_step(project, capsys, place):
+    with pytest.raises(SystemExit) as stopped:
+        project.run("fit", "--trainer.num_sanity_val_steps=1", f"--{place}.monitor=val/lose")
+    said = capsys.readouterr()
+    assert re.search(r"warning: \w+ watches 'val/lose', .* logged val/loss.*; did you mean 'val/loss'", said.out)
+    assert stopped.value.code == 2
+    assert "Traceback" not in said.err
+    assert [*project.runs[0].glob("config.yaml")], "what was trained stays"
+
+
+def test_a_key_that_is_logged_later_is_not_warned_of(project, capsys):
+    project.run("fit", "--trainer.num_sanity_val_steps=1", "--early_stopping.monitor=train/loss")
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_a_fault_in_the_projects_own_code_keeps_its_traceback(project):
+    class Logs(SupervisedModule):
+        def on_train_start(self):
+            self.log("a", [1, 2])  # Lightning refuses it, and the line here is what helps
+
+    with pytest.raises(ValueError, match="cannot be logged"):
+        FirstlightCLI(Logs, TinyData, project_root=project.root, args=["fit"])
+
     class Faulty(TinyData):
         def train_dataloader(self):
             raise ValueError("a bug")

@@ -14,6 +14,7 @@ from preflight.setups import Step, Tokens
 from torch import Tensor, nn
 
 from firstlight._rng import isolated_rng
+from firstlight.callbacks import LearningRateScheduler
 from firstlight.checks import Evidence, Finding, Severity
 from firstlight.preflight import repaired
 from firstlight.preflight._bench import Bench, on_bench
@@ -26,6 +27,7 @@ from firstlight.preflight._probe_step import probe_steps
 from firstlight.preflight._repairs import REPAIRS
 from firstlight.preflight._subject import Subject
 from firstlight.preflight._twin import Plan
+from firstlight.schedules import WarmupCosine
 from helpers import Plain, Rates, classes_data, fit, loader, network, same, weights
 
 
@@ -408,6 +410,27 @@ def test_a_simulated_schedule_is_that_of_the_run(config, accumulate):
     evidence = probed(module, [*classes_data(16).tensors], plan=plan)
     assert evidence["schedule"]["rates"] == {"group 0": [rate for (rate,) in rates.seen]}
     assert evidence["schedule/steps"] == len(rates.seen)
+
+
+@pytest.mark.parametrize("accumulate", [1, 5])
+@pytest.mark.parametrize("total_steps", [None, 20])
+def test_a_callbacks_schedule_is_played_through(total_steps, accumulate):
+    class TwoGroups(Plain):
+        def configure_optimizers(self) -> Any:
+            groups = [{"params": [p], "lr": rate} for p, rate in zip(self.net.parameters(), (1.0, 0.1), strict=False)]
+            return torch.optim.SGD(groups)
+
+    def scheduler() -> LearningRateScheduler:
+        return LearningRateScheduler(WarmupCosine(warmup="1ep"), total_steps=total_steps)
+
+    rates = Rates()
+    fit(TwoGroups(), scheduler(), rates, data=loader(num_samples=96), max_epochs=4, accumulate_grad_batches=accumulate)
+    plan = Plan(max_epochs=4, num_batches=12, accumulate=accumulate, actors=(scheduler(),))
+    evidence = probed(TwoGroups(), [*classes_data(16).tensors], plan=plan)
+    first, second = zip(*rates.seen, strict=True)
+    assert evidence["schedule"]["rates"]["group 0"] == pytest.approx(first, abs=1e-12)
+    assert evidence["schedule"]["rates"]["group 1"] == pytest.approx(second, abs=1e-12)
+    assert (evidence["schedule/base"], evidence["schedule/holder"]) == (1.0, "LearningRateScheduler")
 
 
 READINGS = {

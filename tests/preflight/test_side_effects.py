@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 from collections.abc import Iterable
@@ -21,6 +22,20 @@ from helpers import Plain, loader, trainer
 
 def asked(module: Any, **kwargs: Any) -> PreflightReport:
     return run_preflight(module, loader(num_samples=128), trainer=trainer(max_epochs=5), **kwargs)
+
+
+@pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
+def test_copies_are_silent(package, caplog, monkeypatch):
+    """Whichever of Lightning's two packages was imported last writes the log lines of both."""
+    log = logging.getLogger(f"{package}.utilities.rank_zero")
+    monkeypatch.setattr("lightning_utilities.core.rank_zero.log", log)
+    monkeypatch.setattr(logging.getLogger(package), "propagate", True)
+    caplog.set_level(logging.INFO, package)
+    run = trainer(max_epochs=5)
+    assert any("GPU available" in line for line in caplog.messages), "the run's own Trainer"
+    caplog.clear()
+    run_preflight(Plain(), loader(num_samples=128), trainer=run)
+    assert caplog.messages == []
 
 
 class Busy(Plain):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
@@ -11,20 +13,22 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
 from firstlight._gradients import norms_of
 from firstlight._require import require
+from firstlight.callbacks._health_losses import UnreadLosses
 from firstlight.callbacks._health_readings import Readings
 from firstlight.callbacks._report_files import write_report
-from firstlight.checks import WATCH_CHECKS, Check, Finding, Severity
+from firstlight.checks import WATCH_CHECKS, Check, Evidence, Finding, Severity
 from firstlight.preflight import ActivationWatch, PreflightReport, first_nonfinite, report_of
 
 _REPORT_EVERY = 50  # steps: losses wait on the device until then
 _ASK_EVERY = 200  # steps between two looks at all checks
 _SAMPLE_EVERY = 10  # steps, at least
-_FIRST = (0, 10)  # steps that are sampled whatever it costs: most faults show here
+_FORCED = 2  # samples that are taken whatever they cost: most faults show here
 
 
 @final
@@ -35,6 +39,9 @@ class HealthMonitor(Callback):
     saturation), gradients and updates. It adds up its own time and does not sample while that is above ``budget`` of
     the run so far. A loss that is not finite is found at once on a CPU, and with the next read on a GPU; the batch is
     run again on a copy, and the first module to show it is named.
+
+    A checkpoint holds what was read and what was told, so that a resumed run is judged as one. Of a checkpoint without
+    it, or of other parameters, nothing is taken; whether the loss falls is then not judged, since its start is unknown.
 
     Role: observer.
     Reads: losses, activations, gradients and weights. Writes: ``health.json`` and ``health.html`` in the run folder at
@@ -48,7 +55,9 @@ class HealthMonitor(Callback):
     Raises:
         ValueError: an unknown code; a budget out of range.
 
-    Under sharded strategies it watches the losses only. Activations of compiled nets are not seen.
+    With several processes losses are means over them, read together every 50 batches; a loss that is not finite is
+    named with its rank; layers are those of rank 0, which also does the telling. Under sharded strategies it watches
+    the losses only. Activations of compiled nets are not seen.
     """
 
     role: ClassVar[str] = "observer"
@@ -62,12 +71,18 @@ class HealthMonitor(Callback):
         self.budget = budget
         self.report: PreflightReport | None = None
         self._asked: list[Check] = [check for check in WATCH_CHECKS if checks is None or check.code in checks]
+        self._key = self._generate_state_key(
+            checks=None if checks is None else sorted(checks)
+        )  # two may ask two things
+        self._loaded: dict[str, Any] = {}
+        self._names: list[str] = []
         self._forget()
 
     def _forget(self) -> None:
         self._readings = Readings()
-        self._losses: list[Tensor | float] = []
+        self._losses = UnreadLosses()
         self._loss: float | None = None  # of this batch, if its reading waits for nothing
+        self._bad_where: str | None = None  # the first module to show a loss that is not finite, here
         self._findings: dict[str, Finding] = {}
         self._own_seconds = self._last_cost = 0.0
         self._began = self._forward_began = time.perf_counter()
@@ -75,9 +90,10 @@ class HealthMonitor(Callback):
         self._watch: ActivationWatch | None = None
         self._before: dict[str, Tensor] = {}
         self._sample: dict[str, Any] = {}
-        self._batches = self._ask_at = 0
+        self._batches = self._ask_at = self._samples = 0
+        self._due = False  # a sample, at the next step of an optimizer
         self._batch: Any = None
-        self._layers = False
+        self._layers = self._together = False
 
     @property
     def overhead(self) -> float:
@@ -89,6 +105,49 @@ class HealthMonitor(Callback):
         """What has been found so far, in the order in which it showed."""
         return list(self._findings.values())
 
+    @property
+    def state_key(self) -> str:
+        return self._key
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self._batches:
+            return {}
+        return {
+            "parameters": list(self._names),
+            "readings": self._readings.state_dict(),
+            "losses": self._losses.state_dict(),
+            "bad_where": self._bad_where,
+            "findings": [dataclasses.asdict(f) | {"severity": int(f.severity)} for f in self._findings.values()],
+            "seconds": [time.perf_counter() - self._began, self._own_seconds, self._last_cost],
+            "counts": [self._batches, self._ask_at, self._samples, int(self._due)],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._loaded = {}  # a checkpoint, if there is one, is loaded after this
+
+    def _take_up(self, trainer: Trainer) -> None:
+        """Go on from the checkpoint that was loaded, if it is one of this model."""
+        state, self._loaded = self._loaded, {}
+        if state and state["parameters"] != self._names:
+            rank_zero_info("HealthMonitor begins anew: the checkpoint is of a model with other parameters")
+            state = {}
+        self._readings.met_late = not state and trainer.global_step > 0
+        if not state:
+            return
+        self._readings.load_state_dict(state["readings"])
+        self._losses = UnreadLosses(state["losses"].tolist())
+        self._bad_where = state["bad_where"]
+        for plain in state["findings"]:
+            finding = Finding(**(plain | {"severity": Severity(plain["severity"])}))
+            self._findings[finding.code] = finding
+        passed, self._own_seconds, self._last_cost = state["seconds"]
+        self._began -= passed
+        self._batches, self._ask_at, self._samples, due = state["counts"]
+        self._due = bool(due)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._forget()
         self.report = None
@@ -99,18 +158,28 @@ class HealthMonitor(Callback):
                 f"HealthMonitor watches losses only under {type(trainer.strategy).__name__}: layers are shards"
             )
         self._several = len(trainer.optimizers) > 1 or not pl_module.automatic_optimization
+        self._together = trainer.world_size > 1
         clip = trainer.gradient_clip_val
         by_norm = trainer.gradient_clip_algorithm != GradClipAlgorithmType.VALUE
-        self._clip = float(clip) if clip and by_norm else None
+        # Clipping that is not torch's by norm is measured: GradientClipping, by value, the module's own.
+        own = pl_module.automatic_optimization and is_overridden("configure_gradient_clipping", pl_module)
+        self._clip = float(clip) if clip and by_norm and not own else None
+        self._measure_after = own or bool(clip and not by_norm)
         self._began = time.perf_counter()
+        self._names = [name for name, _ in pl_module.named_parameters()]
+        self._take_up(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch = batch
         turn = self._batches % _SAMPLE_EVERY
-        if turn == 0 and self._layers:
+        self._due = self._layers and (self._due or turn == 0)
+        # inside an accumulation window there is no update to see
+        if self._due and not (pl_module.automatic_optimization and trainer.fit_loop._should_accumulate()):
+            self._due = False
             now = time.perf_counter()
             affordable = self._own_seconds + self._last_cost <= self.budget * (now - self._began)
-            if affordable or self._batches in _FIRST:
+            if affordable or self._samples < _FORCED:
+                self._samples += 1
                 self._sample = {"seconds": 0.0}
                 self._watch = ActivationWatch(pl_module)
                 self._watch.begin()
@@ -137,9 +206,9 @@ class HealthMonitor(Callback):
         if self._on_cpu and loss.numel() == 1:  # self.manual_backward takes others too
             # Nothing waits for it, and before the step the weights are still those that made this loss.
             self._loss = _read_now(loss)
-            if not math.isfinite(self._loss) and self._readings.nonfinite_step is None:
-                self._readings.nonfinite_step = self._readings.steps + len(self._losses)
-                self._readings.nonfinite_where = first_nonfinite(pl_module, self._batch, trainer)
+            if not math.isfinite(self._loss) and self._bad_where is None and self._readings.nonfinite_step is None:
+                self._losses.add_bad()
+                self._bad_where = self._replayed(trainer, pl_module)
         self._spend(start)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -156,6 +225,7 @@ class HealthMonitor(Callback):
             self._sample.setdefault("steps", []).append((names, gradients, sizes))
             self._sample["rate"] = max(float(group["lr"]) for group in optimizer.param_groups)
             self._before |= {name: p.detach().clone() for name, p in named.items()}
+            self._sample["owners"] = owners
         self._spend(start)
 
     def on_train_batch_end(
@@ -164,16 +234,18 @@ class HealthMonitor(Callback):
         start = time.perf_counter()
         self._batches += 1
         if self._loss is not None and not self._several:
-            self._losses.append(self._loss)
+            self._losses.add(self._loss)
         else:
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-            if isinstance(loss, Tensor) and loss.numel() == 1:
-                # a copy: the memory of a compiled graph's output is used again
-                self._losses.append(_read_now(loss) if self._on_cpu else loss.detach().clone())
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                self._losses.add(None)
+            else:  # a copy: the memory of a compiled graph's output is used again
+                self._losses.add(_read_now(loss) if self._on_cpu else loss.detach().clone())
         self._loss = None
         if self._sample:
             self._take_sample(pl_module)
-        if len(self._losses) >= _REPORT_EVERY or self._batches <= 2:
+        # ranks come here after as many batches, though one may sample less than another
+        if self._batches % _REPORT_EVERY == 0 or self._batches <= 2:
             self._read(trainer, pl_module)
         self._spend(start)
         if self._sample:
@@ -190,20 +262,27 @@ class HealthMonitor(Callback):
         changes = torch._foreach_sub([now[name].detach() for name in names], list(self._before.values()))
         self._sample["changes"] = (names, norms_of(changes))
         self._before = {}
+        if self._measure_after:
+            left = [p.grad for p in self._sample["owners"] if p.grad is not None]
+            self._sample["after"] = norms_of(left) if left else None  # none where the step was left out
         self._read_sample(now)
 
     def _read_sample(self, now: dict[str, Any]) -> None:
         """Read the sample: a handful of numbers a tensor, in one go."""
         steps = self._sample.get("steps", [])
         names, moved = self._sample["changes"]
-        flat = torch.cat([tensor.double() for _, g, s in steps for tensor in (g, s)] + [moved.double()]).tolist()
+        after = self._sample.get("after")
+        numbers = [tensor for _, g, s in steps for tensor in (g, s)] + [moved]
+        flat = torch.cat([n.double() for n in (numbers if after is None else [*numbers, after])]).tolist()
         readings, sizes, position = self._readings, {}, 0
         total = 0.0
         for of_step, gradients, _ in steps:
             count = len(gradients)
             norms, lengths = flat[position : position + count], flat[position + count : position + 2 * count]
             position += 2 * count
-            total += sum(norm**2 for norm in norms)
+            total = math.sqrt(sum(norm**2 for norm in norms))
+            if self._clip is not None and 0 < total < math.inf:
+                readings.clipped.append(min(1.0, self._clip / total))
             # a bias before a norm layer has a gradient of rounding errors only, and need not move
             least = 1e-5 * max((norm for norm in norms if math.isfinite(norm)), default=0.0)
             for name, norm, length in zip(of_step, norms, lengths, strict=True):
@@ -213,13 +292,15 @@ class HealthMonitor(Callback):
                 # beside a head or a branch that starts at zero, and is still there, all other gradients look small
                 if now[name].ndim >= 2 and length > 1e-3 * now[name].numel() ** 0.5 and math.isfinite(norm):
                     readings.relative[name] = norm / length
-        if self._clip is not None and total > 0 and math.isfinite(total):
-            readings.clipped.append(min(1.0, self._clip / math.sqrt(total)))
+        if after is not None and 0 < total < math.inf:
+            kept = math.sqrt(sum(norm**2 for norm in flat[position + len(names) :])) / total
+            if kept > 0:  # else it was cleared after the step; and rounding is no clipping
+                readings.clipped.append(1.0 if kept > 1 - 1e-6 else kept)
         ratios = []
         readings.peak_rate = max(readings.peak_rate, self._sample["rate"])
         # in a warm-up or a trough updates are short by intent
         in_full = self._sample["rate"] > 0.1 * readings.peak_rate
-        for name, change in zip(names, flat[position:], strict=True):
+        for name, change in zip(names, flat[position : position + len(names)], strict=True):
             if change != 0:
                 readings.moved.add(name)
             elif in_full and name in readings.reached:
@@ -238,32 +319,34 @@ class HealthMonitor(Callback):
 
     def _read(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the losses that wait on the device, and ask the checks if it is time."""
-        finite = self._read_losses(trainer, pl_module)
+        self._read_losses(trainer, pl_module, together=self._together)
         due = self._readings.steps >= self._ask_at and self.overhead <= self.budget
-        if due or (not finite and "FL611" not in self._findings):
+        if due or (self._readings.nonfinite_step is not None and "FL611" not in self._findings):
             self._ask_at = self._readings.steps + _ASK_EVERY
             self._ask(trainer, pl_module)
 
-    def _read_losses(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        """Read the losses that wait on the device, together; return whether all of them are finite."""
-        if not self._losses:
-            return True
-        waiting = [loss for loss in self._losses if isinstance(loss, Tensor)]
-        if waiting:
-            values = torch.stack([loss.reshape(()).float() for loss in waiting]).tolist()
-        else:
-            values = [loss for loss in self._losses if isinstance(loss, float)]
-        first, self._losses = self._readings.steps, []
-        self._readings.see_losses(values)
-        bad = next((index for index, value in enumerate(values) if not math.isfinite(value)), None)
-        if bad is not None and self._readings.nonfinite_step is None:
-            self._readings.nonfinite_step = first + bad
-            self._readings.nonfinite_where = first_nonfinite(pl_module, self._batch, trainer)
-        return bad is None
+    def _read_losses(self, trainer: Trainer, pl_module: LightningModule, *, together: bool) -> None:
+        """Read the losses that wait on the device, at once; ``together`` means of all ranks, and all must come here."""
+        read = self._losses.read_over(trainer.strategy) if together else self._losses.read()
+        readings, rank = self._readings, trainer.global_rank
+        readings.see_losses(read.values)
+        if read.bad is None or readings.nonfinite_step is not None:
+            return
+        first = read.ranks[0] if together else rank
+        where = self._bad_where
+        if where is None and rank == first:
+            where = self._replayed(trainer, pl_module)
+        readings.nonfinite_step = self._batches - 1 - read.bad
+        readings.nonfinite_where = (trainer.strategy.broadcast(where, src=first) if together else where) or ""
+        if self._together and len(read.ranks) < trainer.world_size:
+            readings.nonfinite_rank = first
 
-    def _ask(self, trainer: Trainer, pl_module: LightningModule | None) -> None:
-        planned = _planned(trainer)
-        evidence = self._readings.evidence(several_optimizers=self._several, planned=planned)
+    def _replayed(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """Return the first module to show a value that is not finite; a rank that holds shards cannot look alone."""
+        return first_nonfinite(pl_module, self._batch, trainer) if self._layers else ""
+
+    def _ask(self, trainer: Trainer, pl_module: LightningModule | None, *, alone: bool = False) -> None:
+        evidence = self._evidence(trainer)
         for check in self._asked:
             if check.missing(evidence) is not None:
                 continue
@@ -271,13 +354,21 @@ class HealthMonitor(Callback):
                 known = self._findings.get(finding.code)
                 self._findings[finding.code] = finding
                 if known is None or known.severity < finding.severity:
-                    self._say(trainer, pl_module, finding)
+                    self._say(trainer, pl_module, finding, alone=alone)
 
-    def _say(self, trainer: Trainer, pl_module: LightningModule | None, finding: Finding) -> None:
+    def _say(self, trainer: Trainer, pl_module: LightningModule | None, finding: Finding, *, alone: bool) -> None:
         if finding.severity >= Severity.WARNING:
-            rank_zero_warn(f"step {trainer.global_step}: {finding}; {finding.advice}")
+            text = f"step {trainer.global_step}: {finding}; {finding.advice}"
+            if alone and finding.code == "FL611" and self._readings.nonfinite_rank == trainer.global_rank:
+                warnings.warn(text, stacklevel=2)  # no other rank will hear of it
+            else:
+                rank_zero_warn(text)
         if pl_module is not None and trainer.training:
             pl_module.log(f"check/{finding.code}", torch.ones((), device=pl_module.device), batch_size=1)
+
+    def _evidence(self, trainer: Trainer) -> Evidence:
+        per_step = max(1, trainer.accumulate_grad_batches)
+        return self._readings.evidence(several_optimizers=self._several, planned=_planned(trainer), per_step=per_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -294,23 +385,27 @@ class HealthMonitor(Callback):
         self._spend(start)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer, pl_module)
+        self._finish(trainer, pl_module, together=self._together)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._finish(trainer, pl_module)
+        self._finish(trainer, pl_module, together=False)  # other ranks may be anywhere
 
-    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, *, together: bool) -> None:
         if self._watch is not None:
             self._watch.end()
             self._watch = None
+        if self._loss is not None:  # of a step that did not come to its end
+            self._losses.add(self._loss)
+            self._batches += 1
+            self._loss = None
         if not self._batches or self.report is not None:
             return
         if self._losses:
-            self._read_losses(trainer, pl_module)
-            self._ask(trainer, None)
-        evidence = self._readings.evidence(several_optimizers=self._several, planned=_planned(trainer))
+            self._read_losses(trainer, pl_module, together=together)
+            self._ask(trainer, None, alone=self._together and not together)
+        seconds = time.perf_counter() - self._began
         self.report = report_of(
-            self._asked, evidence, module=pl_module, seconds=time.perf_counter() - self._began, overhead=self.overhead
+            self._asked, self._evidence(trainer), module=pl_module, seconds=seconds, overhead=self.overhead
         )
         self._batch = None
         write_report(trainer, self.report, "health")

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from firstlight.checks import Evidence
 from firstlight.measures import fall, spikes
 
 _REMEMBERED = 2000  # losses
 _SAMPLES = 20
+_CLIPPED = 1000  # samples that the share of clipped steps looks back on
+_MET_LATE = "the run was met on its way: where its losses began is not known"
 _ENOUGH = 300  # steps before "does not fall" means anything
 
 
 def _median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2] if values else 0.0
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set):
+        return sorted(value)
+    return dict(value) if isinstance(value, dict) else list(value) if isinstance(value, (list, deque)) else value
 
 
 @dataclass
@@ -27,11 +37,13 @@ class Readings:
     spikes: list[int] = field(default_factory=list)  # steps at which the loss jumped
     spike_stays: bool = False
 
+    met_late: bool = False  # resumed, and nothing is known of the steps before
     steps: int = 0
     stride: int = 1
     peak_rate: float = 0.0
     nonfinite_step: int | None = None
     nonfinite_where: str = ""
+    nonfinite_rank: int | None = None  # if it was one of several ranks, and not all of them
     relative: dict[str, float] = field(default_factory=dict)  # gradient over weight, the last sample
     ratios: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
     dead: dict[str, float] = field(default_factory=dict)
@@ -40,9 +52,24 @@ class Readings:
     still: dict[str, int] = field(default_factory=dict)  # samples in which a parameter did not move
     moved: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
-    clipped: list[float] = field(default_factory=list)  # share of the norm that was kept, one a sample
+    clipped: deque[float] = field(default_factory=lambda: deque(maxlen=_CLIPPED))  # share of the norm that was kept
     val: list[float] = field(default_factory=list)
     train_at_val: list[float] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything in plain values, which later readings leave alone."""
+        return {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned; what is not in it stays as it is."""
+        for part in fields(self):
+            if part.name in state:
+                value, known = state[part.name], getattr(self, part.name)
+                if isinstance(known, deque):
+                    value = deque(value, maxlen=known.maxlen)
+                elif isinstance(known, (set, list, dict)):
+                    value = type(known)(value)
+                setattr(self, part.name, value)
 
     def see_losses(self, losses: list[float]) -> None:
         """Take in the losses of further steps."""
@@ -66,23 +93,30 @@ class Readings:
 
     def _look(self, recent: list[float], first: int, new: int) -> None:
         self.spikes += [first + at for at in spikes(recent) if first + at >= self.steps - new]
+        self.spikes = self.spikes[-1000:]
         if self.spikes and self.steps - 75 < self.spikes[-1] + 50 <= self.steps and self.spikes[-1] >= first + 50:
             at = self.spikes[-1] - first
             self.spike_stays = self.spike_stays or min(recent[at + 1 : at + 51]) > 2 * _median(recent[:at]) > 0
 
-    def evidence(self, *, several_optimizers: bool, planned: float) -> Evidence:
-        """Return what the checks ask for; what is not known yet is missing with its reason."""
+    def evidence(self, *, several_optimizers: bool, planned: float, per_step: int = 1) -> Evidence:
+        """Return what the checks ask for; what is not known yet is missing with its reason.
+
+        ``planned`` are optimizer steps, of ``per_step`` batches each; what is counted here are batches.
+        """
         found = Evidence({"watch/steps": self.steps, "watch/nonfinite_step": self.nonfinite_step})
-        found.add({"watch/nonfinite_where": self.nonfinite_where, "watch/rise_before": self._rise()})
+        found.add({"watch/nonfinite_where": self.nonfinite_where, "watch/nonfinite_rank": self.nonfinite_rank})
+        found.add({"watch/rise_before": self._rise()})
         found.add({"gradient/relative": self.relative, "watch/ratios": list(self.ratios)})
         if self.activation_samples:
             found.add({"activations/dead": self.dead, "activations/saturated": self.saturated})
             found.add({"activations/samples": self.activation_samples})
         else:
             found.skip("activations/", "no activation was seen: the net is compiled, or calls none that is known")
-        long_enough = self.steps >= max(_ENOUGH, 0.1 * planned if math.isfinite(planned) else 0)
+        long_enough = self.steps >= per_step * max(_ENOUGH, 0.1 * planned if math.isfinite(planned) else 0)
         if several_optimizers:
             found.skip("watch/fall", "several optimizers pull against each other")
+        elif self.met_late:
+            found.skip("watch/fall", _MET_LATE)
         elif not long_enough:
             found.skip("watch/fall", "too few steps")
         else:
@@ -103,8 +137,11 @@ class Readings:
             found.add({"watch/clip_kept": sorted(bitten)[len(bitten) // 2] if bitten else 1.0})
         else:
             found.skip("watch/clip", "nothing clips")
-        stuck = [name for name, samples in self.still.items() if samples >= 5 and name not in self.moved]
-        found.add({"update/still": stuck, "pair/reached": sorted(self.reached), "pair/own_steps": self.steps})
+        if self.met_late:  # at the end of its schedule, maybe, where updates round to nothing
+            found.skip("update/still", "the run was met on its way: what moved before is not known")
+        else:
+            found.add({"update/still": [n for n, times in self.still.items() if times >= 5 and n not in self.moved]})
+        found.add({"pair/reached": sorted(self.reached), "pair/own_steps": self.steps})
         return found
 
     def _rise(self) -> float:

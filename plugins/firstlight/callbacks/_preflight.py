@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
-from firstlight._require import require
+from firstlight._require import require, said_by
 from firstlight.callbacks._report_files import write_report
 from firstlight.checks import Severity
 from firstlight.preflight import PreflightReport, run_preflight
@@ -59,25 +59,32 @@ class Preflight(Callback):
         if self.skipped is not None:
             rank_zero_info(f"Preflight skipped: {self.skipped}")
             return
-        if trainer.is_global_zero:
-            self.report = run_preflight(
-                pl_module,
-                _data(trainer),
-                trainer=trainer,
-                budget_seconds=self.budget_seconds,
-                seed=self.seed,
-            )
-            self.report.print()
-        level = _FAIL_ON[self.fail_on]
         message = ""
-        if self.report is not None:
-            write_report(trainer, self.report, "preflight")
-            if level is not None and self.report.exit_code_at(level) == 1:
-                message = str(self.report.root)
-            _tell(trainer, self.report, stopped=bool(message))
+        try:
+            if trainer.is_global_zero:
+                message = self._ask(trainer, pl_module)
+        except Exception as error:
+            trainer.strategy.broadcast(f"Preflight failed on rank 0: {said_by(error)}")  # the others wait for a word
+            raise
         message = trainer.strategy.broadcast(message)
         if message:
-            raise RuntimeError(f"Preflight stopped the run: {message}")
+            raise RuntimeError(message)
+
+    def _ask(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """Ask, tell, and return why the run is to end, if it is."""
+        self.report = run_preflight(
+            pl_module,
+            _data(trainer),
+            trainer=trainer,
+            budget_seconds=self.budget_seconds,
+            seed=self.seed,
+        )
+        self.report.print()
+        write_report(trainer, self.report, "preflight")
+        level = _FAIL_ON[self.fail_on]
+        stops = level is not None and self.report.exit_code_at(level) == 1
+        _tell(trainer, self.report, stopped=stops)
+        return f"Preflight stopped the run: {self.report.root}" if stops else ""
 
 
 def _reason_to_skip(trainer: Trainer) -> str | None:

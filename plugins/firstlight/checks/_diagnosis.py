@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from firstlight.checks._check import Finding, Severity
 
+_OF_THE_SPLIT = ("FL109", "FL110")
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -24,7 +26,8 @@ class Diagnosis:
 def diagnose(findings: Iterable[Finding], ranks: Mapping[str, int]) -> Diagnosis:
     """Choose the root: the worst severity first, then the lowest rank of its check; other errors are its symptoms.
 
-    Findings about the environment (``FL0xx``) explain nothing of how a model learns, and are not explained by it.
+    Findings about the environment (``FL0xx``) and about the split explain nothing of how a model learns, and are not
+    explained by it: they come last among their like.
 
     >>> dead = Finding("FL204", Severity.ERROR, "net.2", 1.0, 0.95, "all units are dead", "lower the rate", name="dead")
     >>> big = Finding("FL102", Severity.ERROR, "input", 96.0, 10.0, "inputs are 96 wide", "standardize", name="scale")
@@ -32,7 +35,9 @@ def diagnose(findings: Iterable[Finding], ranks: Mapping[str, int]) -> Diagnosis
     >>> diagnosis.root.name, [symptom.name for symptom in diagnosis.symptoms]
     ('scale', ['dead'])
     """
-    ordered = sorted(findings, key=lambda found: (-found.severity, ranks.get(found.code, 1000), found.code))
+    ordered = sorted(
+        findings, key=lambda found: (-found.severity, _stands_alone(found), ranks.get(found.code, 1000), found.code)
+    )
     if not ordered or ordered[0].severity < Severity.WARNING:
         return Diagnosis(None, (), tuple(ordered))
     root, rest = ordered[0], ordered[1:]
@@ -43,4 +48,4 @@ def diagnose(findings: Iterable[Finding], ranks: Mapping[str, int]) -> Diagnosis
 
 
 def _stands_alone(found: Finding) -> bool:
-    return found.code.startswith("FL0")
+    return found.code.startswith("FL0") or found.code in _OF_THE_SPLIT

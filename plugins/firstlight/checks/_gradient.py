@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import final
 
@@ -65,11 +66,12 @@ def _never(evidence: Evidence, key: str) -> list[str]:
 
 @final
 class Vanishing(Check):
-    """Gradients that die on the way to the first layers.
+    """Gradients that die, or blow up, on the way to the first layers.
 
     Rule: over the weights of two dimensions and more, embeddings and frozen ones left out, the smallest gradient
     relative to its weight is below 1e-5 of the largest; an error if it still is after ten steps (zero-initialized
-    branches open by then) and the batch is not learned.
+    branches open by then) and the batch is not learned. Where the largest lies before the smallest, and is above the
+    inverse of it, the gradient explodes, and the largest is named.
     Evidence: faulty 4e-12 to 2e-3, healthy at least 0.016.
     Known false alarms: none known after the second reading.
     """
@@ -87,15 +89,24 @@ class Vanishing(Check):
         ratio = first[weakest] / max(first.values())
         if later and max(later.values()) > 0:
             ratio = max(ratio, later.get(weakest, 0.0) / max(later.values()))
-        if ratio < 1e-5 and evidence.get("pair/own", 1.0) > 0.5:
-            yield self.finding(
-                Severity.ERROR,
-                value=ratio,
-                threshold=1e-5,
-                where=weakest,
-                message=f"its gradient, relative to its weight, is {ratio:.1g} of the largest",
-                advice="ReLU-like activations with He initialization, residual connections, or a norm layer",
-            )
+        if ratio >= 1e-5 or evidence.get("pair/own", 1.0) <= 0.5:
+            return
+        strongest, names = max(first, key=lambda name: first[name]), list(first)
+        # Neither alone: modules may be declared in another order than they run, and a loss may have any scale.
+        explodes = names.index(strongest) < names.index(weakest) and first[strongest] * first[weakest] > 1
+        found = self.finding(
+            Severity.ERROR,
+            value=ratio,
+            threshold=1e-5,
+            where=strongest if explodes else weakest,
+            message=f"its gradient, relative to its weight, is {1 / ratio:.1g} times the smallest, of {weakest}"
+            if explodes
+            else f"its gradient, relative to its weight, is {ratio:.1g} of the largest",
+            advice="residual connections; without a norm layer smaller initial weights; clip gradients meanwhile"
+            if explodes
+            else "ReLU-like activations with He initialization, residual connections, or a norm layer",
+        )
+        yield dataclasses.replace(found, name="exploding") if explodes else found
 
 
 @final

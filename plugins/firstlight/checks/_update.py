@@ -158,8 +158,9 @@ def _rate_advice(evidence: Evidence) -> str:
 class ScheduleShape(Check):
     """A schedule that takes the rate away.
 
-    Rule: the real scheduler, stepped at its real interval for the planned steps, keeps the rate below 1e-3 of its peak
-    for the last four fifths of the run, or is still rising at its end and stays below half of the base rate; an error.
+    Rule: the real scheduler, stepped at its real interval for the planned steps, or the schedule of a callback, keeps
+    the rate below 1e-3 of its peak for the last four fifths of the run, or is still rising at its end and stays below
+    half of the base rate; an error.
     Known false alarms: a run that is meant to be cut short.
     """
 
@@ -169,6 +170,8 @@ class ScheduleShape(Check):
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         peak, rest, steps = evidence["schedule/peak"], evidence["schedule/rest"], evidence["schedule/steps"]
+        holder = evidence.get("schedule/holder")
+        mend = "is the scheduler stepped every batch with a period in epochs? Set interval and length alike"
         if steps < 20:
             return
         if rest < 1e-3 * peak:
@@ -176,16 +179,16 @@ class ScheduleShape(Check):
                 Severity.ERROR,
                 value=rest / max(peak, 1e-30),
                 threshold=1e-3,
-                where="configure_optimizers",
+                where=holder or "configure_optimizers",
                 message=f"after a fifth of the run the rate is {rest:.2g}, {rest / max(peak, 1e-30):.1g} of its peak",
-                advice="is the scheduler stepped every batch with a period in epochs? Set interval and length alike",
+                advice=f"give {holder} the length of the run, or leave total_steps out" if holder else mend,
             )
         elif evidence["schedule/steps"] == evidence["schedule/planned"] and peak < 0.5 * evidence["schedule/base"]:
             yield self.finding(
                 Severity.ERROR,
                 value=peak / evidence["schedule/base"],
                 threshold=0.5,
-                where="configure_optimizers",
+                where=holder or "configure_optimizers",
                 message=f"the rate reaches {peak:.2g} of {evidence['schedule/base']:.2g} before the run ends",
                 advice="shorten the warm-up to a few percent of the run: is it counted in epochs or in steps?",
             )

@@ -26,13 +26,15 @@ class NonfiniteLoss(Check):
         if step is not None:
             where = str(evidence.get("watch/nonfinite_where", ""))
             rose = evidence.get("watch/rise_before", 1.0)
+            rank = evidence.get("watch/nonfinite_rank")
+            loss = "the loss" if rank is None else f"the loss of rank {rank}"
             grew = f"; the loss had grown {rose:.3g} times in the steps before" if rose > 3 else ""
             yield self.finding(
                 Severity.ERROR,
                 value=float(step),
                 threshold="finite",
                 where=where or "the loss",
-                message=f"the loss is not finite at step {step}; {where or 'the loss'} is the first to show it{grew}",
+                message=f"{loss} is not finite at step {step}; {where or 'the loss'} is the first to show it{grew}",
                 advice="lower the learning rate or clip gradients"
                 if rose > 3
                 else "look at the batch of this step, and for log(0), division by 0 and overflow",

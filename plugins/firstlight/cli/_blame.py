@@ -10,6 +10,8 @@ from firstlight.cli._errors import UsageError
 from firstlight.cli._say import short
 
 _CONSTRUCTORS = ("__init__", "__post_init__")
+_LIBRARIES = ("firstlight", "lightning", "torch", "contextlib")
+_REFUSE = ("firstlight.modules.", "lightning.")
 
 
 def blame(error: Exception, config: dict[str, Any], roots: dict[str, str]) -> UsageError:
@@ -41,15 +43,19 @@ def passed_through(error: BaseException, function: str) -> bool:
     return any(frame.f_code.co_name == function for frame in _frames(error.__traceback__))
 
 
-def raised_in(error: BaseException, package: str) -> bool:
-    """Whether code of this package raised the error on purpose: by a raise statement, not by a call that failed."""
-    trace = [
-        (f.f_globals.get("__name__", ""), frame)
-        for f, frame in zip(_frames(error.__traceback__), traceback.extract_tb(error.__traceback__), strict=True)
-    ]
-    on_purpose = bool(trace) and (trace[-1][1].line or "").startswith("raise ")
-    names = [name for name, _ in trace if name != "firstlight._require"]
-    return on_purpose and bool(names) and str(names[-1]).startswith(f"{package}.")
+def refused(error: BaseException) -> bool:
+    """Whether a training was refused for what it was given: by a raise statement, not by a call that failed.
+
+    A callback of ours says all that is to be said. What our modules and Lightning refuse may be a fault of the
+    project's code, unless there is none on the way.
+    """
+    on_purpose = (traceback.extract_tb(error.__traceback__)[-1].line or "").startswith("raise ")
+    modules = [str(frame.f_globals.get("__name__", "")) for frame in _frames(error.__traceback__)]
+    names = [name for name in modules if name != "firstlight._require"]
+    if not on_purpose or not names:
+        return False
+    known = all(name.partition(".")[0] in _LIBRARIES for name in names)
+    return names[-1].startswith("firstlight.callbacks.") or (known and names[-1].startswith(_REFUSE))
 
 
 def _frames(trace: TracebackType | None) -> list[Any]:

@@ -51,7 +51,7 @@ def check(
             report = run_preflight(module, data, trainer=trainer, budget_seconds=asked.budget, seed=asked.seed)
     except Exception as error:
         if passed_through(error, "subject_of"):
-            raise UsageError(*_about_the_data(error, module, data)) from error
+            raise UsageError(*_about_the_data(error, module, data, trainer)) from error
         traceback.print_exc()
         sys.stderr.write("error: the preflight itself failed, which says nothing about the set-up\n")
         return None, CRASHED
@@ -66,9 +66,10 @@ def _severity(asked: Checking) -> Severity:
     return Severity[asked.fail_on.upper()]
 
 
-def _about_the_data(error: Exception, module: LightningModule, data: Any) -> tuple[str, str]:
+def _about_the_data(error: Exception, module: LightningModule, data: Any, trainer: Trainer | None) -> tuple[str, str]:
     if data is None and isinstance(module, LightningModule) and not is_overridden("train_dataloader", module):
-        return f"{type(module).__qualname__} has no train_dataloader of its own", "give --data TARGET"
+        advice = "give --data TARGET" if trainer is None else "give data to trainer.fit"
+        return f"{type(module).__qualname__} has no train_dataloader of its own", advice
     return said(error), "" if passed_through(error, "require") else raised_at(error)
 
 

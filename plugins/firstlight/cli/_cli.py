@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from firstlight.cli._blame import blame, passed_through, raised_in
+from firstlight.cli._blame import blame, passed_through, refused
 from firstlight.cli._check_options import Checking, add_options
 from firstlight.cli._checking import check
 from firstlight.cli._checkpoints import Checkpoint, best_in, load_weights, refusal
@@ -41,7 +41,7 @@ from firstlight.cli._numbers import refuse_senseless_numbers
 from firstlight.cli._parser import FirstlightParser, ParseError
 from firstlight.cli._plain_values import plain_values
 from firstlight.cli._predictions import PredictionWriter
-from firstlight.cli._quiet import quiet
+from firstlight.cli._quiet import quiet, unsaid
 from firstlight.cli._record import RunRecord
 from firstlight.cli._run_folder import new_run_folder, run_folder_of, shared_with_children
 from firstlight.cli._say import say, short
@@ -432,11 +432,11 @@ class FirstlightCLI(LightningCLI):
             if self._stopped_by():
                 say(f"stopped by {self._stopped_by()} after step {self.trainer.global_step}; --resume auto goes on")
             raise
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, MisconfigurationException) as error:
             late = isinstance(error, ValueError) and passed_through(error, "configure_optimizers")
-            if not late and not raised_in(error, "firstlight.callbacks"):
+            if not late and not refused(error):
                 raise  # a fault in the project's code: its traceback is what helps
-            if late and not existed:
+            if not existed and self.trainer.global_step == 0:
                 self._remove_run_folder()
             raise self._blamed(error) from error
         finally:
@@ -483,7 +483,8 @@ class FirstlightCLI(LightningCLI):
         """Take back what a run left that could not begin."""
         for logger in self.trainer.loggers:
             if isinstance(logger, SafeWandbLogger):
-                logger.finish()
+                with unsaid():  # where it is: not for long
+                    logger.finish()
         if self.trainer.is_global_zero:
             shutil.rmtree(self.run_folder, ignore_errors=True)
             with suppress(OSError):  # rmdir leaves a folder that holds another run

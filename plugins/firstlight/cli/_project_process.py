@@ -10,14 +10,20 @@ from pathlib import Path
 
 
 def command_of(argv: list[str]) -> list[str] | None:
-    """Return how this program was started, without its arguments; None if it was not, from a shell, with these."""
+    """Return how this program was started, less the arguments ``argv`` at the end; None if it has others."""
     import __main__
 
-    if argv != sys.argv[1:]:
+    own = own_words(argv)
+    if [*own, *argv] != sys.argv[1:]:
         return None
     if __main__.__spec__ is not None:
-        return [sys.executable, "-m", __main__.__spec__.name.removesuffix(".__main__")]
-    return [sys.executable, os.path.abspath(sys.argv[0])]  # noqa: PTH100  a link stays a link
+        return [sys.executable, "-m", __main__.__spec__.name.removesuffix(".__main__"), *own]
+    return [sys.executable, os.path.abspath(sys.argv[0]), *own]  # noqa: PTH100  a link stays a link
+
+
+def own_words(argv: list[str]) -> list[str]:
+    """Return what this program was told before the arguments ``argv``."""
+    return sys.argv[1 : max(1, len(sys.argv) - len(argv))]
 
 
 def run_to_end(

@@ -13,6 +13,17 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
+def unsaid() -> Iterator[None]:
+    """Leave out all that is no warning, while it lasts."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Leave out, while it lasts, what the reader can do nothing about."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from firstlight._require import did_you_mean, some
 from firstlight.cli._checkpoints import Checkpoint
 from firstlight.cli._csv_logger import RunCSVLogger
+from firstlight.cli._say import say
 from firstlight.cli._secret_free import mask_hyperparameters
 
 
@@ -49,6 +52,17 @@ class RunRecord(Callback):
             if self.resumes:
                 self._put_aside(self.resumes.refused)
 
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say now what would end the run after its first epoch."""
+        logged = list(trainer.callback_metrics)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and monitor not in logged:
+                alike = [key for key in logged if _stage(key) == _stage(monitor)]
+                if alike:
+                    name, near = type(callback).__name__, did_you_mean(monitor, alike)
+                    say(f"warning: {name} watches {monitor!r}, and the sanity check has logged {some(alike)}{near}")
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mask secrets, whoever writes the file: a sharded strategy or a plugin of the project's may."""
         mask_hyperparameters(checkpoint)
@@ -58,6 +72,15 @@ class RunRecord(Callback):
         for path in refused:
             if self.folder in path.parents and path.stem.startswith("last") and path.is_file():
                 path.rename(path.with_name(f"{path.name}.refused"))
+
+
+def _stage(key: str) -> str:
+    """Return what a key begins with.
+
+    >>> _stage("val/loss"), _stage("val_loss")
+    ('val', 'val')
+    """
+    return re.split("[/_]", key)[0]
 
 
 def write_config(config: dict[str, Any], path: Path) -> None:

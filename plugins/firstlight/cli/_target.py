@@ -22,6 +22,16 @@ def built(target: str, option: str) -> Any:
     Raises:
         UsageError: it cannot be imported, is not there, or needs arguments.
     """
+    found = named(target, option)
+    return _called(found, target, option) if isinstance(found, type) or inspect.isroutine(found) else found
+
+
+def named(target: str, option: str) -> Any:
+    """Import what ``target`` names.
+
+    Raises:
+        UsageError: it cannot be imported, or is not there.
+    """
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
         raise UsageError(
@@ -35,7 +45,7 @@ def built(target: str, option: str) -> Any:
             known = [known for known in vars(found) if not known.startswith("_")] if hasattr(found, "__dict__") else []
             raise UsageError(f"{option}: {place} has no {part!r}{did_you_mean(part, known)}")
         found = getattr(found, part)
-    return _called(found, target, option) if isinstance(found, type) or inspect.isroutine(found) else found
+    return found
 
 
 def _imported(place: str, option: str) -> ModuleType:

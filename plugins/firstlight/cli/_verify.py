@@ -11,7 +11,7 @@ from typing import Any
 
 from firstlight._require import some
 from firstlight.cli._errors import UsageError
-from firstlight.cli._project_process import command_of, words_of_fit
+from firstlight.cli._project_process import command_of, own_words, words_of_fit
 from firstlight.cli._say import say
 from firstlight.cli._verify_causes import causes_of_repeat, causes_of_resume
 from firstlight.cli._verify_compare import KINDS, Difference, Names, clocks, differences
@@ -48,7 +48,7 @@ def verify_resume(
         raise UsageError("verify-resume starts the ranks of each training itself", "start it as one process")
     with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="firstlight-") as folder:
         words = (*before, "fit", *after, *quiet_words(config, asked.steps, Path(folder)))
-        legs = Legs(Path(folder), words, become, command_of(argv))
+        legs = Legs(Path(folder), words, become, command_of(argv), own_words(argv))
         try:
             return _Verification(asked, legs).run()
         except KeyboardInterrupt:

@@ -51,12 +51,14 @@ class Legs:
         words: What ``fit`` is told.
         become: Makes of a forked process one that runs with such words; all that it needs is imported, nothing built.
         command: Starts the program anew, which takes seconds; None where nobody knows how.
+        own: What the program is told before the words of ``fit``.
     """
 
     folder: Path
     words: tuple[str, ...]
     become: Callable[[list[str]], None]
     command: list[str] | None
+    own: list[str]
 
     def run(self, name: str, *, more: tuple[str, ...] = (), anew: bool = False, **told: Any) -> Leg:
         """Train to the end in a process: ``anew`` from the interpreter on, else forked from this one where one can."""
@@ -69,7 +71,7 @@ class Legs:
         if self.command is not None and (anew or not forks):
             code = run_to_end([*self.command, *words], variables, log, lambda: None, None)
         elif forks:
-            code = _forked(lambda: self.become(words), words, variables, log)
+            code = _forked(lambda: self.become(words), [*self.own, *words], variables, log)
         else:
             raise UsageError("verify-resume must be started from a shell: each training is a command of its own")
         ranks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank*.json"), key=_rank)]
@@ -80,12 +82,12 @@ def _rank(path: Path) -> int:
     return int(path.stem.removeprefix("rank"))
 
 
-def _forked(work: Callable[[], None], words: list[str], variables: dict[str, str], log: Path) -> int:
+def _forked(work: Callable[[], None], argv: list[str], variables: dict[str, str], log: Path) -> int:
     def child() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         warnings.simplefilter("ignore")  # as they fall, whatever this process was told of them: there is a log
         os.environ.update(variables)
-        sys.argv[1:] = words  # Lightning starts further ranks with them
+        sys.argv[1:] = argv  # Lightning starts further ranks with them
         with log.open("w", encoding="utf-8") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)

@@ -6,12 +6,13 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from firstlight.checks import Evidence
 from firstlight.preflight._bench import Bench
 from firstlight.preflight._twin import held_by
+from firstlight.schedules import Schedule
 
 _MOST_STEPS = 5000
 # Where torch and Lightning keep their own: parameters, hooks, the Trainer.
@@ -72,8 +73,11 @@ def _simulate(bench: Bench, evidence: Evidence) -> dict[str, Any]:
     """Step copies of the real schedulers at their real interval, without training."""
     configs = bench.trainer.lr_scheduler_configs
     planned = bench.plan.steps
-    if not configs:
-        evidence.skip("schedule/", "configure_optimizers gives no scheduler")
+    holder = next(
+        (actor for actor in bench.plan.actors if isinstance(getattr(actor, "schedule", None), Schedule)), None
+    )
+    if not configs and holder is None:
+        evidence.skip("schedule/", "neither configure_optimizers nor a callback gives a schedule")
         return {}
     if any(isinstance(config.scheduler, ReduceLROnPlateau) for config in configs):
         evidence.skip("schedule/", "the schedule follows a metric")
@@ -86,8 +90,11 @@ def _simulate(bench: Bench, evidence: Evidence) -> dict[str, Any]:
     try:
         # together, so that each copy of a scheduler steps a copy of its optimizer
         copies = copy.deepcopy([(config.scheduler, config.interval, config.frequency) for config in configs])
-    except Exception as error:  # a scheduler that holds on to what cannot be copied
-        evidence.skip("schedule/", f"the scheduler cannot be copied: {error}")
+        if not configs:
+            copies = [(scheduler, "step", 1) for scheduler in _of_callback(holder, bench, per_epoch)]
+            evidence.add({"schedule/holder": type(holder).__name__})
+    except Exception as error:  # a scheduler that holds on to what cannot be copied, a schedule that fits no run
+        evidence.skip("schedule/", f"the schedule cannot be played through: {error}")
         return {}
     groups: dict[str, list[float]] = {}
     for step in range(steps):
@@ -118,3 +125,14 @@ def _simulate(bench: Bench, evidence: Evidence) -> dict[str, Any]:
     stride = max(1, steps // 200)
     shown = list(range(0, steps, stride))
     return {"steps": shown, "rates": {name: [rates[i] for i in shown] for name, rates in groups.items()}}
+
+
+def _of_callback(holder: Any, bench: Bench, steps_per_epoch: int) -> list[LambdaLR]:
+    """Return a callback's schedule as torch's scheduler, for an optimizer with the groups' base rates each."""
+    schedule = holder.schedule.resolve(steps_per_epoch=steps_per_epoch, steps_per_batch=1.0 / bench.plan.accumulate)
+    total = holder.total_steps or bench.plan.steps
+    rates = [
+        [float(g.get("initial_lr", g["lr"])) for g in optimizer.param_groups] for optimizer in bench.trainer.optimizers
+    ]
+    stand_ins = [SGD([{"params": [nn.Parameter()], "lr": rate} for rate in group]) for group in rates]
+    return [LambdaLR(optimizer, lambda step: schedule.factor(step, total)) for optimizer in stand_ins]

@@ -186,7 +186,9 @@ def fit(
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
     """Lightning's advice and log lines are for the run, not for experiments on a copy."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    # Of the two packages the one that was imported last writes the log lines of both.
+    names = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -201,17 +203,24 @@ def hushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """One process asks while the others wait: code that gathers over ranks must not wait for them."""
+    """One process asks while the others wait: code that gathers over ranks must not wait for them.
+
+    Code that looks whether there are ranks finds none; code that does not look gathers over this rank only.
+    """
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         yield
         return
-    asked = distributed.is_initialized
+    asked, world = distributed.is_initialized, distributed.group.WORLD
+    me = distributed.get_rank()
+    own = distributed.new_group([me], backend="gloo", use_local_synchronization=True)  # asks nobody else
+    distributed.group.WORLD = own
     distributed.is_initialized = lambda: False
     try:
         yield
     finally:
-        distributed.is_initialized = asked
+        distributed.is_initialized, distributed.group.WORLD = asked, world
+        distributed.destroy_process_group(own)
 
 
 @contextlib.contextmanager
