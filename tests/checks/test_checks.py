@@ -153,7 +153,7 @@ ROWS: dict[str, Row] = {
     "FL304": Row(ERROR, {"loss/unbounded": True}, ({"loss/unbounded": False},)),
     "FL305": Row(
         ERROR,
-        {"loss/coupling": 1.1e-4, "pair/own": 0.6},
+        {"loss/coupling": 1.1e-4, "pair/own": 0.91},
         ({"loss/coupling": 1e-4}, {"loss/doubling": 2.0}),
     ),
     "FL306": Row(ERROR, FAILS | REFERENCE | {"loss/doubling": 1.96}, ({"loss/doubling": 1.94},)),
@@ -173,7 +173,9 @@ ROWS: dict[str, Row] = {
         {"loss/initial": 2.1, "loss/task": 1.0, "pair/task_end": 0.91, "pair/own_loss": 1.0},
         ({"loss/initial": 2.0}, {"pair/task_end": 0.9}, {"pair/own_loss": 1.05}, {"loss/task": None}),
     ),
-    "FL401": Row(ERROR, {"gradient/none": ["a"]}, ({"gradient/none": []}, {"pair/reached": ["a"]})),
+    "FL401": Row(
+        ERROR, {"gradient/none": ["a"]}, ({"gradient/none": []}, {"pair/reached": ["a"]}, {"optimizer/missing": ["a"]})
+    ),
     "FL402": Row(
         ERROR,
         {"gradient/relative": {"a": 0.9e-5, "b": 1.0, "c": 1.0}, "pair/own": 0.6},
@@ -233,7 +235,14 @@ ROWS: dict[str, Row] = {
         ),
     ),
     "FL601": Row(ERROR, FAILS | REFERENCE, ({"pair/own": 0.9}, {"pair/reference": 0.5})),
-    "FL602": Row(ERROR, FAILS | REFERENCE | {"pair/reference": 0.91}, ({"pair/own": 0.9}, {"pair/reference": 0.9})),
+    "FL602": Row(
+        ERROR,
+        FAILS
+        | REFERENCE
+        | {"pair/reference": 0.91, "pair/own_loss": 0.92, "pair/reference_loss": 0.91}
+        | {"pair/constant": 1.0, "loss/floor": 0.0},
+        ({"pair/own": 0.9}, {"pair/reference": 0.9}, {"loss/floor": 0.11}),
+    ),
     "FL603": Row(INFO, {"pair/own": 0.5, "pair/own_steps": 9}, ({"pair/own": 0.49}, {"pair/own": 0.91})),
     "FL604": Row(ERROR, {"pair/without_dropout": 0.49}, ({"pair/without_dropout": 0.5}, {"pair/reference": 0.6})),
     "FL611": Row(ERROR, {"watch/nonfinite_step": 0}, ({"watch/nonfinite_step": None},)),
@@ -283,8 +292,10 @@ OTHER_SEVERITIES = [
     ("FL211", {"model/in_eval": False}, INFO),
     ("FL301", {"loss/initial": 2.9}, INFO),
     ("FL302", {"loss/given": "perhaps sigmoid", "network/reach": [0.0, 1.0]}, ERROR),
-    ("FL305", {"pair/own": 0.5}, INFO),
-    ("FL305", {"pair/own": 0.5, "loss/broadcast": [[8], [8, 1]]}, ERROR),
+    ("FL305", {"pair/own": 0.9}, INFO),
+    ("FL305", {"pair/own": 0.5, "loss/shares_of_batch": True}, ERROR),
+    ("FL305", {"pair/own": 0.5, "loss/broadcast": [[8], [8, 1]]}, INFO),
+    ("FL305", {"pair/own": 0.5, "loss/broadcast": [[8], [8, 1]], "loss/pairs_all": True}, ERROR),
     ("FL306", {"pair/own": 0.5}, INFO),
     ("FL404", {"pair/own": 0.5}, INFO),
     ("FL503", {"pair/own": 0.85, "pair/better_factor": 0.1}, WARNING),

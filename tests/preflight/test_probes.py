@@ -331,6 +331,16 @@ class Blocks(Plain):
         super().__init__(nn.Linear(8, 4))
         self.blocks = blocks
 
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        used = blocks_in(self.blocks)
+        beside = [b(batch[0]).sum() if isinstance(b, nn.Module) else b.sum() for b in used]
+        return super().training_step(batch, batch_idx) + sum(beside)
+
+
+def blocks_in(value: Any) -> list[Any]:
+    values = value.values() if isinstance(value, dict) else value
+    return [block for v in values for block in (blocks_in(v) if isinstance(v, tuple) else [v])]
+
 
 def frozen(layer: nn.Module) -> nn.Module:
     return layer.requires_grad_(False)
@@ -349,6 +359,12 @@ def frozen(layer: nn.Module) -> nn.Module:
 )
 def test_modules_that_nobody_registered(blocks, found):
     assert probed(Blocks(blocks), [*classes_data(16).tensors])["model/unregistered"] == found
+
+
+def test_what_no_gradient_reaches_may_stand_anywhere():
+    module = Plain(nn.Linear(8, 4))
+    module.blocks = [nn.Linear(8, 8)]
+    assert probed(module, [*classes_data(16).tensors])["model/unregistered"] == []
 
 
 def test_a_bench_puts_counters_modes_and_statistics_back():

@@ -289,7 +289,8 @@ class HealthMonitor(Callback):
                 sizes[name] = length
                 if norm > least:
                     readings.reached.add(name)
-                if now[name].ndim >= 2 and length > 0 and math.isfinite(norm):
+                # beside a head or a branch that starts at zero, and is still there, all other gradients look small
+                if now[name].ndim >= 2 and length > 1e-3 * now[name].numel() ** 0.5 and math.isfinite(norm):
                     readings.relative[name] = norm / length
         if after is not None and 0 < total < math.inf:
             kept = math.sqrt(sum(norm**2 for norm in flat[position + len(names) :])) / total

@@ -115,7 +115,8 @@ class TargetScale(Check):
         if std != std or not (std > 10 or std < 0.01 or far):
             return
         constant, ended = evidence.get("loss/constant"), evidence.get("pair/own_loss")
-        left = ended / constant if constant and ended is not None else evidence.get("pair/own", 1.0)
+        # below zero there is no half: densities and counts have such losses
+        left = ended / constant if constant and constant > 0 and ended is not None else evidence.get("pair/own", 1.0)
         yield self.finding(
             Severity.ERROR if not left <= 0.5 else Severity.INFO,
             value=std,
@@ -181,7 +182,8 @@ class ImbalanceUnweighted(Check):
     """A rare class whose samples weigh no more than the others.
 
     Rule: the rarest class has less than a tenth of its even share, and at equal outputs one of its samples pulls less
-    than twice as hard as one of the commonest class; a warning. Weights, focal factors and samplers are seen by what
+    than twice as hard as one of the commonest class, or it has less than half and pulls less than a quarter as hard; a
+    warning. Weights, focal factors and samplers are seen by what
     they do.
     Known false alarms: rarity that is meant to be learned as it is (calibrated probabilities).
     """
@@ -192,7 +194,7 @@ class ImbalanceUnweighted(Check):
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         share, pull = evidence["targets/least_share"], evidence["loss/rare_weight"]
-        if share < 0.1 and pull < 2:
+        if (share < 0.1 and pull < 2) or (share < 0.5 and pull < 0.25):
             yield self.finding(
                 Severity.WARNING,
                 value=share,
@@ -235,7 +237,8 @@ class SplitShift(Check):
     """Validation inputs are not scaled like training inputs.
 
     Rule: the median over columns of the difference of means is above half a standard deviation, or the overall
-    deviations differ by more than a factor three; a warning, or an error beyond a factor of ten.
+    deviations differ by more than a factor three; a warning, or an error beyond a factor of ten. Of 16 to 63 samples:
+    four standard errors of a mean, and the factor of ten alone.
     Evidence: clean splits of five data sets: at most 0.11, and 0.97 to 1.06.
     Known false alarms: a validation set that really is from elsewhere.
     """
@@ -246,7 +249,9 @@ class SplitShift(Check):
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         shift, ratio = evidence["splits/shift"], evidence["splits/ratio"]
-        if shift > 0.5 or not 1 / 3 < ratio < 3:
+        samples = evidence.get("splits/samples", 64)
+        factor = 3 if samples >= 64 else 10
+        if shift > max(0.5, 4 / samples**0.5) or not 1 / factor < ratio < factor:
             yield self.finding(
                 Severity.ERROR if ratio > 10 or ratio < 0.1 else Severity.WARNING,
                 value=max(shift, ratio),
@@ -261,9 +266,10 @@ class SplitShift(Check):
 class SplitOverlap(Check):
     """Validation samples that are training samples.
 
-    Rule: more than 1 % of validation inputs stand in the training data exactly; an error. Inputs of few elements, or a
-    training split that repeats itself, are not judged.
-    Known false alarms: records that really repeat.
+    Rule: more of the validation inputs stand in the training data exactly than twice the share of training samples that
+    repeat an earlier one, which is what records that really repeat show, and 1 %; an error. Inputs of few elements, a
+    training split that repeats itself, and batches with a mask that chooses among the samples are not judged.
+    Known false alarms: records that repeat more often than they do within the training split.
     """
 
     code, name, title, rank = "FL110", "split_overlap", "splits share no sample", 15
@@ -271,12 +277,13 @@ class SplitOverlap(Check):
     why = "A score on samples that were trained on says nothing about new ones."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
-        shared = evidence["splits/shared"]
-        if evidence["inputs/elements"] >= 8 and evidence["splits/unique"] > 0.9 and shared > 0.01:
+        shared, unique = evidence["splits/shared"], evidence["splits/unique"]
+        by_chance = 0.01 + 2 * (1 - unique)
+        if evidence["inputs/elements"] >= 8 and unique > 0.9 and shared > by_chance:
             yield self.finding(
                 Severity.ERROR,
                 value=shared,
-                threshold=0.01,
+                threshold=by_chance,
                 where="the validation loader",
                 message=f"{shared:.1%} of the validation samples stand in the training data",
                 advice="split before anything is copied or augmented, by a key that a sample has one of",
@@ -344,8 +351,8 @@ class DegenerateData(Check):
     """Inputs that are all the same, or mostly copies.
 
     Rule: every column is constant, or more than half of the rows repeat another; an error for constants, a warning for
-    copies (inputs of few elements are not judged).
-    Known false alarms: oversampling with replacement.
+    copies (inputs of few elements are not judged, nor a sampler that draws with replacement).
+    Known false alarms: oversampling by a sampler that does not say so in an attribute ``replacement``.
     """
 
     code, name, title, rank = "FL112", "degenerate_data", "samples differ", 8

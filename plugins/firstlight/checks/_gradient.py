@@ -15,7 +15,8 @@ class NoGradient(Check):
     """Trainable parameters that no gradient reaches.
 
     Rule: over all batches seen, and over the training of a copy, a trainable tensor gets no gradient at all: the
-    graph is cut before it, or the loss does not use it; an error.
+    graph is cut before it, or the loss does not use it; an error. What is in no optimizer either is outside by intent,
+    such as a target net that was copied and not frozen.
     Known false alarms: heads that only some batches use, if none of the batches seen did.
     """
 
@@ -24,7 +25,8 @@ class NoGradient(Check):
     why = "These parameters keep their random initial values for the whole run."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
-        never = _never(evidence, "gradient/none")
+        outside = evidence.get("optimizer/missing", [])
+        never = [name for name in _never(evidence, "gradient/none") if name not in outside]
         if never:
             yield self.about(
                 never,

@@ -10,8 +10,8 @@ from firstlight.checks._check import Check, Evidence, Finding, Severity
 
 
 def _suffers(evidence: Evidence) -> bool:
-    """Whether the user's own optimizer does not learn the batch."""
-    return bool(evidence.get("pair/own", 0.0) > 0.5)
+    """Whether the user's own optimizer learns nothing of the batch; a part of it is what a ranking may learn."""
+    return bool(evidence.get("pair/own", 0.0) > 0.9)
 
 
 @final
@@ -20,9 +20,12 @@ class InitialLoss(Check):
 
     Rule: the loss of the untrained model over the lowest loss that constant outputs reach on the same batch, and over
     that of outputs that are all zero, under the user's own loss: above 3 (and 0.2 more) an error, above 2 a fact. For
-    balanced classes under cross-entropy both have ln C, but the rule needs no such formula.
+    balanced classes under cross-entropy both have ln C, but the rule needs no such formula. A fact, too, where most
+    parameters are frozen and the batch is learned: what is frozen was trained before, and for another task. Not asked
+    where outputs of one network are held against each other.
     Evidence: faulty 14 to 4900, healthy 0.8 to 1.5.
-    Known false alarms: none known; a loss below the constant's is what a pretrained model shows, and is not named.
+    Known false alarms: a head that was trained on other labels and is trained further, with nothing frozen. A loss
+    below the constant's is what a pretrained model shows, and is not named.
     """
 
     code, name, title, rank = "FL301", "init_loss", "the first loss is that of a guess", 40
@@ -36,9 +39,11 @@ class InitialLoss(Check):
         if not (math.isfinite(initial) and math.isfinite(constant)) or constant <= 1e-3:
             return
         ratio = initial / constant
+        frozen = 2 * evidence.get("model/trainable", 1) < evidence.get("model/parameters", 1)
+        adapted = frozen and evidence.get("pair/own", 1.0) < 0.5
         if ratio > 2 and initial - constant > 0.2:
             yield self.finding(
-                Severity.ERROR if ratio > 3 else Severity.INFO,
+                Severity.ERROR if ratio > 3 and not adapted else Severity.INFO,
                 value=ratio,
                 threshold=3.0,
                 message=f"the first loss is {initial:.4g}, a constant output has {constant:.4g}",
@@ -138,8 +143,10 @@ class LossNotPerSample(Check):
     """The loss of a batch is not a mean over its samples.
 
     Rule: over nine splits of at most 32 samples the loss of the whole lies outside of those of the two parts by more
-    than 1e-4 of it, though a mean, weighted or not, lies between them. An error if shapes were broadcast against each
-    other or the batch is not learned, else a fact: ranking and contrastive losses couple samples by design.
+    than 1e-4 of it, though a mean, weighted or not, lies between them. An error if the loss stays the same when outputs
+    that follow the targets go to other samples (shapes were broadcast against each other), if what a loss of classes is
+    given sums to one over the samples, or if nothing of the batch is learned; else a fact: ranking, contrastive and
+    overlap losses couple samples by design.
     Evidence: ``[B]`` against ``[B, 1]`` 0.014 to 0.07 and more with the split by target; a softmax over the batch 0.1
     to 0.5; healthy losses below 2e-7.
     Known false alarms: supervised contrastive losses that do not learn one batch for another reason.
@@ -150,12 +157,15 @@ class LossNotPerSample(Check):
     why = "Every output is held against every target: the best answer is one constant for all."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
-        coupling, shapes = evidence["loss/coupling"], evidence.get("loss/broadcast", [])
+        coupling, pairs = evidence["loss/coupling"], evidence.get("loss/pairs_all", False)
+        shapes = evidence.get("loss/broadcast", []) if pairs else []
         doubled = abs(evidence.get("loss/doubling", 1.0) - 2.0) < 0.05
-        if coupling > 1e-4 and not (doubled and not shapes):
+        if coupling > 1e-4 and not (doubled and not pairs):
+            over_batch = evidence.get("loss/shares_of_batch", False)
             shown = f": outputs {shapes[0]} against targets {shapes[1]}" if shapes else ""
+            shown = shown or ("; what it is given sums to one over the samples, not over the classes" * over_batch)
             yield self.finding(
-                Severity.ERROR if shapes or _suffers(evidence) else Severity.INFO,
+                Severity.ERROR if pairs or over_batch or _suffers(evidence) else Severity.INFO,
                 value=coupling,
                 threshold=1e-4,
                 where="the loss",
@@ -220,8 +230,9 @@ class Misaligned(Check):
     """A target pulls at the outputs of another sample or position.
 
     Rule: at level outputs, another class in one place of the targets changes the pull on the outputs of a different
-    place more than on its own; or, where targets are the inputs shifted, not of the place at the same distance for
-    three places; an error.
+    place more than on its own, and in one sample more than in all others together; or, where targets are the inputs
+    shifted, not of the place at the same distance for three places; an error. A pull on many samples is coupling, and
+    FL305's.
     Known false alarms: none known.
     """
 

@@ -195,8 +195,8 @@ class LinearNetwork(Check):
 class BatchMixing(Check):
     """The output of a sample depends on its neighbours in the batch.
 
-    Rule: in eval mode the first output moves by more than 1e-4 of the outputs' size when all other samples become
-    copies of the first; an error.
+    Rule: in eval mode the first or the last output moves by more than 1e-4 of the outputs' size when all other samples
+    become copies of it; an error.
     Evidence: a transposed batch 0.8, healthy set-ups 0.
     Known false alarms: models of sets, and batch norm without running statistics.
     """
@@ -213,7 +213,7 @@ class BatchMixing(Check):
                 value=mixing,
                 threshold=1e-4,
                 where="the network",
-                message=f"the output of the first sample moves by {mixing:.2g} when the other samples change",
+                message=f"the output of a sample moves by {mixing:.2g} when the other samples change",
                 advice="look for view, reshape or transpose over dimension 0, and for norms or softmax over it",
             )
 
@@ -324,9 +324,10 @@ class EvalMode(Check):
 class Unregistered(Check):
     """Trainable tensors that the module does not know of.
 
-    Rule: a module or a leaf tensor that wants gradients stands in a plain list, tuple or dict and is not among
-    ``parameters()``; an error.
-    Known false alarms: a frozen teacher in a list; give it ``requires_grad_(False)``.
+    Rule: a module or a leaf tensor stands in a plain attribute, list, tuple or dict, is not among ``parameters()``, and
+    the gradients of a step reach it; an error. What only stands there, or serves without gradients, is not named.
+    Known false alarms: a teacher in a list that was trained in the same process and keeps its gradients; give it
+    ``requires_grad_(False)``.
     """
 
     code, name, title, rank = "FL212", "unregistered", "all parameters are registered", 4
@@ -338,7 +339,7 @@ class Unregistered(Check):
         if names:
             yield self.about(
                 names,
-                message=f"{some(names)} want gradients and are not among the module's parameters",
+                message=f"{some(names)} get gradients and are not among the module's parameters",
                 advice="use nn.ModuleList, nn.ModuleDict or nn.ParameterList in place of a list or dict",
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import final
 
@@ -41,7 +42,10 @@ class CannotLearn(Check):
     """Neither the user's optimizer nor a plain Adam learns one batch.
 
     Rule: both end above 90 % of the best constant's loss (or of the first loss, where no constant can be tried), or not
-    finite; an error. What is wrong with model, loss or data stands in the other findings, where they apply.
+    finite; an error. Where steps at a rate of zero raise the loss, as a queue does that fills with one batch, 90 % of
+    what it rises to; where outputs of any kind leave a part of the loss, as gray pixels do of a binary cross-entropy,
+    90 % of what lies above that part. What is wrong with model, loss or data stands in the other findings, where they
+    apply.
     Known false alarms: a batch whose inputs repeat with other labels; a bottleneck that passes nothing.
     """
 
@@ -51,7 +55,7 @@ class CannotLearn(Check):
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
         own, reference = evidence["pair/own"], evidence["pair/reference"]
-        if own > 0.9 and reference > 0.9:
+        if own > 0.9 and reference > 0.9 and not self._above_floor(evidence) < 0.9:
             yield self.finding(
                 Severity.ERROR,
                 value=reference,
@@ -60,6 +64,14 @@ class CannotLearn(Check):
                 f"{evidence['pair/own_name']} and under {evidence['pair/reference_name']}",
                 advice="look at labels, the form of the loss, and what the model does with its inputs",
             )
+
+    def _above_floor(self, evidence: Evidence) -> float:
+        """Return what is left of the loss, above what free outputs leave; NaN where they leave nothing."""
+        floor, constant = evidence.get("loss/floor", math.nan), evidence.get("pair/constant", math.nan)
+        if not 0 < floor < constant:
+            return math.nan
+        ended = min(evidence.get("pair/own_loss", math.nan), evidence.get("pair/reference_loss", math.inf))
+        return float((ended - floor) / (constant - floor))
 
 
 @final

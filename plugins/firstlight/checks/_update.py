@@ -19,7 +19,8 @@ class OptimizerParams(Check):
 
     Rule: a trainable parameter of the module is in no optimizer, or an optimizer holds tensors that are not the
     module's; an error for the second, and for the first where they are reached by a gradient.
-    Known false alarms: parameters that are left out on purpose; freeze them with ``requires_grad_(False)``.
+    Known false alarms: parameters that get gradients and are left out on purpose; freeze them with
+    ``requires_grad_(False)``.
     """
 
     code, name, title, rank = "FL501", "optimizer_params", "optimizers hold the parameters", 4
@@ -27,7 +28,9 @@ class OptimizerParams(Check):
     why = "Steps change tensors that the model no longer uses, and those that it uses stay as they are."
 
     def find(self, evidence: Evidence) -> Iterable[Finding]:
-        missing, foreign = evidence["optimizer/missing"], evidence["optimizer/foreign"]
+        unreached = set(evidence.get("gradient/none", [])) - set(evidence.get("pair/reached", []))
+        missing = [name for name in evidence["optimizer/missing"] if name not in unreached]
+        foreign = evidence["optimizer/foreign"]
         if missing or foreign:
             stale = f"{foreign} tensor(s) of the optimizer are not the model's; " if foreign else ""
             yield self.finding(

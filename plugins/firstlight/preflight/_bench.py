@@ -76,7 +76,7 @@ class Bench:
                 if loss is not None:
                     ran.losses = [loss]
                     if backward and loss.requires_grad:
-                        loss.backward()  # type: ignore[no-untyped-call]
+                        back_of(loss)
         finally:
             for layer, values in plain.items():
                 vars(layer).update(values)
@@ -87,10 +87,12 @@ class Bench:
         return ran
 
     def loss_of(self, batch: Any, ran: Ran, output: Tensor) -> Tensor | None:
-        """Return the loss of ``batch`` as if the network that was called last in ``ran`` had given ``output``."""
-        last = ran.record.networks[-1]
-        nth = sum(call.path == last.path for call in ran.record.networks) - 1
-        return self.run(batch, instead={"path": last.path, "nth": nth, "output": output}).loss
+        """Return the loss of ``batch`` as if the head of ``ran`` had given ``output``."""
+        head = ran.record.head
+        assert head is not None
+        same = [call for call in ran.record.networks if call.path == head.path]
+        nth = next(index for index, call in enumerate(same) if call is head)
+        return self.run(batch, instead={"path": head.path, "nth": nth, "output": output}).loss
 
     def _step(self, batch: Any) -> Any:
         return step_of(self.twin, batch)
@@ -134,6 +136,11 @@ def step_of(module: LightningModule, batch: Any) -> Any:
     step = module.training_step
     takes_index = len(inspect.signature(step).parameters) > 1
     return step(batch, 0) if takes_index else step(batch)
+
+
+def back_of(loss: Tensor) -> None:
+    """Differentiate a loss of the step; what it raises is the step's own."""
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def loss_in(output: Any) -> Tensor | None:

@@ -24,6 +24,7 @@ from firstlight.preflight._subject import Subject
 _MOST_COLUMNS = 4096
 _ORDER_BATCHES = 10
 _PERMUTATIONS = 199
+_FEWEST = 16  # samples of a split whose mean can be told
 
 
 def probe_batches(subject: Subject, layout: Layout, evidence: Evidence) -> None:
@@ -40,9 +41,12 @@ def probe_batches(subject: Subject, layout: Layout, evidence: Evidence) -> None:
         for key in ("inputs/", "splits/", "labels/"):
             evidence.skip(key, "samples differ in shape, or the model takes no tensor of the batch")
     else:
-        _inputs(inputs, evidence)
+        again = bool(getattr(getattr(subject.loader, "sampler", None), "replacement", False))
+        if again:
+            evidence.skip("inputs/duplicate_share", "the sampler draws with replacement")
+        _inputs(inputs, evidence, again=again)
         if val_inputs is not None and val_inputs.shape[1:] == inputs.shape[1:]:
-            _splits(inputs, val_inputs, evidence)
+            _splits(inputs, val_inputs, evidence, masked=_is_masked(subject.train[0]))
         evidence.skip("splits/", "validation inputs have another shape")
     if targets is None:
         for key in ("targets/", "labels/", "data/order_ratio"):
@@ -80,7 +84,7 @@ def _nonfinite(subject: Subject, evidence: Evidence) -> None:
     evidence.add({"data/nonfinite": bad, "data/nonfinite_where": where})
 
 
-def _inputs(inputs: Tensor, evidence: Evidence) -> None:
+def _inputs(inputs: Tensor, evidence: Evidence, *, again: bool) -> None:
     if not inputs.is_floating_point():
         evidence.skip("inputs/std", "inputs are whole numbers")
         evidence.skip("inputs/column_ratio", "inputs are whole numbers")
@@ -100,7 +104,9 @@ def _inputs(inputs: Tensor, evidence: Evidence) -> None:
                 )
         else:
             evidence.skip("inputs/column_ratio", "inputs are not rows of columns")
-    evidence.add({"inputs/duplicate_share": duplicate_share(inputs), "inputs/elements": inputs[0].numel()})
+    evidence.add({"inputs/elements": inputs[0].numel()})
+    if not again:
+        evidence.add({"inputs/duplicate_share": duplicate_share(inputs)})
 
 
 def _targets(targets: Tensor, evidence: Evidence) -> None:
@@ -146,11 +152,23 @@ def _order(labels: list[Any], evidence: Evidence) -> None:
         evidence.skip("data/order_ratio", "a batch holds too few labels to tell their order")
 
 
-def _splits(inputs: Tensor, val: Tensor, evidence: Evidence) -> None:
-    evidence.add({"splits/shared": shared_rows(inputs, val), "splits/unique": 1.0 - duplicate_share(inputs)})
-    if not inputs.is_floating_point() or min(len(inputs), len(val)) < 64:
-        evidence.skip("splits/shift", "inputs are whole numbers, or a split has fewer than 64 samples")
+def _is_masked(batch: Any) -> bool:
+    """Whether a batch holds one truth value a sample."""
+    size = size_of(batch)
+    return any(t.dtype is torch.bool and t.ndim == 1 and len(t) == size for t in tensors_of(batch))
+
+
+def _splits(inputs: Tensor, val: Tensor, evidence: Evidence, *, masked: bool) -> None:
+    evidence.add({"splits/unique": 1.0 - duplicate_share(inputs)})
+    if masked:  # one graph for both: what is learned and what is judged are other nodes of it
+        evidence.skip("splits/shared", "a mask in the batch chooses among its samples")
+    else:
+        evidence.add({"splits/shared": shared_rows(inputs, val)})
+    fewest = min(len(inputs), len(val))
+    if not inputs.is_floating_point() or fewest < _FEWEST:
+        evidence.skip("splits/shift", f"inputs are whole numbers, or a split has fewer than {_FEWEST} samples")
         return
+    evidence.add({"splits/samples": fewest})
     ours, theirs = inputs.reshape(len(inputs), -1).double(), val.reshape(len(val), -1).double()
     wide = column_spreads(inputs)
     keep = wide > 1e-9

@@ -51,7 +51,15 @@ def probe_loss(bench: Bench, batch: Any, ran: Ran, layout: Layout, evidence: Evi
     closed = _domain(evidence, reach)
     per_position = _per_position(ran, outputs)
     constant = _lowest(of, outputs, closed, constant_over=per_position)
-    evidence.add({"loss/constant": constant, "loss/level": _level(of, outputs, closed)})
+    if _held_against_itself(bench, batch, ran, outputs):
+        for key in ("loss/constant", "loss/level"):
+            evidence.skip(key, "the loss holds outputs of one network against each other: a constant one is no guess")
+    else:
+        evidence.add({"loss/constant": constant, "loss/level": _level(of, outputs, closed)})
+    target = layout.target_of(batch)
+    if target is None or target.is_floating_point():  # of class indices the floor is zero
+        start = outputs.float() if closed == "free" else torch.zeros_like(outputs, dtype=torch.float32)
+        evidence.add({"loss/floor": _descend(lambda free: of(_to_domain(free, closed)), start)})
     _alignment(of, batch, outputs, layout, evidence)
     if layout.targets:
         _head(of, outputs, constant, reach, evidence)
@@ -62,6 +70,18 @@ def probe_loss(bench: Bench, batch: Any, ran: Ran, layout: Layout, evidence: Evi
         for key in ("loss/reachable", "loss/coupling", "loss/unbounded", "loss/rare_weight"):
             evidence.skip(key, "no targets beside the inputs")
     _reduction(bench, batch, ran, outputs, evidence)
+
+
+def _held_against_itself(bench: Bench, batch: Any, ran: Ran, outputs: Tensor) -> bool:
+    """Whether the loss also follows other calls of the network, by another way than through the head."""
+    loss = bench.loss_of(batch, ran, outputs)
+    head, record = ran.record.head, bench.last.record
+    if loss is None or head is None or not loss.requires_grad:
+        return False
+    others = [t for call in record.networks if call.path == head.path for t in tensors_of(call.output)]
+    others = [tensor for tensor in others if tensor.requires_grad]
+    slopes = torch.autograd.grad(loss, others, allow_unused=True) if others else ()
+    return any(slope is not None for slope in slopes)
 
 
 def _domain(evidence: Evidence, reach: list[float | None]) -> str:
@@ -203,11 +223,15 @@ def _coupling(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, layout: Layou
         orders.append(target[:size].reshape(size, -1).float().mean(1).cpu().argsort())
 
     outside = [0.0]
+    unmoved = []  # relative change of the loss when the outputs go to other samples
     # Untrained outputs hardly differ, and a loss that holds each against all targets then looks like a mean: outputs
     # that follow the targets tell.
     tried = [outputs]
     if target is not None and target.is_floating_point() and target.numel() == outputs.numel():
         tried.append(target.reshape(outputs.shape).to(outputs.dtype))
+    elif target is not None and not target.is_floating_point() and target.ndim == 1 and outputs.ndim == 2:
+        classes = torch.arange(outputs.shape[1], device=target.device)
+        tried.append((target[:, None] == classes).to(outputs.dtype))
     for values in tried:
 
         def loss_on(index: Tensor, values: Tensor = values) -> float:
@@ -215,16 +239,33 @@ def _coupling(bench: Bench, batch: Any, ran: Ran, outputs: Tensor, layout: Layou
             return math.nan if value is None else float(value.detach().double())
 
         whole = loss_on(torch.arange(size))
+        elsewhere = bench.loss_of(part_of(batch, torch.arange(size)), ran, values[orders[0]])
+        if elsewhere is not None and abs(whole) > 1e-6:
+            unmoved.append(abs(float(elsewhere.detach().double()) - whole) / abs(whole))
         for order in orders:
             first, second = loss_on(order[: size // 2]), loss_on(order[size // 2 :])
             beyond = max(min(first, second) - whole, whole - max(first, second))
             if math.isfinite(beyond) and abs(whole) > 1e-6:
                 outside.append(beyond / abs(whole))
-    evidence.add({"loss/coupling": max(outside)})
+    # outputs that follow the targets, and are given to other samples, have the same loss: it pairs each with all
+    evidence.add({"loss/coupling": max(outside), "loss/shares_of_batch": _shares_of_batch(ran)})
+    evidence.add({"loss/pairs_all": len(unmoved) == 2 and max(unmoved) < 1e-5})
     given, asked = list(outputs.shape), list(target.shape) if target is not None else []
     alike = [size for size in given if size != 1] == [size for size in asked if size != 1]
     broadcast = target is not None and target.is_floating_point() and given != asked and alike
     evidence.add({"loss/broadcast": [given, asked] if broadcast else []})
+
+
+def _shares_of_batch(ran: Ran) -> bool:
+    """Whether what reaches a loss of classes is normalized over the samples, and not over the classes."""
+    for call in ran.record.loss_calls:
+        given = call.prediction
+        if call.function not in (F.cross_entropy, F.nll_loss) or not isinstance(given, Tensor) or given.ndim != 2:
+            continue
+        shares = given.detach().float().exp() if call.function is F.nll_loss else given.detach().float()
+        if min(given.shape) > 1 and is_simplex(shares.T) and not is_simplex(shares):
+            return True
+    return False
 
 
 def _alignment(of: Any, batch: Any, outputs: Tensor, layout: Layout, evidence: Evidence) -> None:
@@ -254,14 +295,18 @@ def _alignment(of: Any, batch: Any, outputs: Tensor, layout: Layout, evidence: E
         other[spot] = (other[spot] + 1) % shape[class_dims[0]]
         moved = _moved(of, batch, _swapped(batch, position, other), outputs, class_dims[0])
         if moved is None or int(target[spot]) < 0:
-            evidence.skip(key, "a target that was changed does not pull at the outputs")
+            evidence.skip(key, "a target that was changed does not pull at the outputs of one sample")
             return
         offsets.append([to - at for to, at in zip(moved, spot, strict=True)])
     evidence.add({key: offsets, "loss/own_targets": own})
 
 
 def _moved(of: Any, batch: Any, changed: Any, outputs: Tensor, dim: int) -> list[int] | None:
-    """Return the row of level outputs whose pull differs most between two batches."""
+    """Return the row of level outputs whose pull differs most between two batches; ``None`` if no sample stands out.
+
+    A class that changes the pull on many samples is coupled to them by the loss (a baseline over the batch, a
+    broadcast), which says nothing about where it belongs.
+    """
     level = torch.zeros_like(outputs, dtype=torch.float32).requires_grad_(True)
     losses = [of(level, part) for part in (batch, changed)]
     if not all(loss.requires_grad for loss in losses):
@@ -270,6 +315,9 @@ def _moved(of: Any, batch: Any, changed: Any, outputs: Tensor, dim: int) -> list
     if pulls[0] is None or pulls[1] is None or torch.equal(pulls[0], pulls[1]):
         return None
     distance = (pulls[0] - pulls[1]).movedim(dim, -1).abs().sum(-1)
+    by_sample = distance.reshape(len(distance), -1).sum(1)
+    if not float(by_sample.max()) > 0.5 * float(by_sample.sum()):  # also where they are not finite
+        return None
     return [int(i) for i in torch.unravel_index(distance.argmax(), distance.shape)]
 
 

@@ -68,28 +68,32 @@ def _mixing(bench: Bench, batch: Any, prediction: Tensor, evidence: Evidence) ->
         evidence.skip("network/mixing", "outputs are not one a sample")
         return
     whole = _predict(bench, batch)
-    received = _received(bench)
-    # Every other sample becomes a copy of the first: its own output has no reason to move.
-    alone = _predict(bench, part_of(batch, torch.zeros(size, dtype=torch.long)))
-    if len(alone) != len(whole):
-        evidence.skip("network/mixing", "outputs are not one a sample")
-        return
-    if received is not None and not torch.equal(received, _received(bench)):  # type: ignore[arg-type]
-        evidence.skip("network/mixing", "the step itself mixes samples before the network gets them")
-        return
-    difference = float((whole[0] - alone[0]).abs().max())
+    given = {at: _received(bench, at) for at in (0, size - 1)}
+    difference = 0.0
+    # All other samples become copies of the first, whose own output has no reason to move; then of the last: where the
+    # batch is read as time, a sample sees those before it alone.
+    for at, received in given.items():
+        alone = _predict(bench, part_of(batch, torch.full((size,), at)))
+        if len(alone) != len(whole):
+            evidence.skip("network/mixing", "outputs are not one a sample")
+            return
+        if received is not None and not torch.equal(received, _received(bench, at)):  # type: ignore[arg-type]
+            evidence.skip("network/mixing", "the step itself mixes samples before the network gets them")
+            return
+        difference = max(difference, float((whole[at] - alone[at]).abs().max()))
     evidence.add({"network/mixing": difference / max(float(whole.abs().max()), 1e-12)})
 
 
-def _received(bench: Bench) -> Tensor | None:
-    """Return what the first network call of the last step was given as its first sample."""
+def _received(bench: Bench, at: int) -> Tensor | None:
+    """Return what the first network call of the last step was given as its sample ``at``."""
     given = next((call.inputs[0] for call in bench.last.record.networks if call.inputs), None)
-    return None if given is None or not given.ndim else given[0].detach().clone()
+    return None if given is None or len(given.shape) < 1 or len(given) <= at else given[at].detach().clone()
 
 
 def _random(bench: Bench, ran: Ran, evidence: Evidence) -> None:
     """Call the last network again with what it was given: noise that the step itself adds is not the network's."""
-    call = ran.record.networks[-1]
+    call = ran.record.head
+    assert call is not None  # it gave the prediction
     layer = bench.twin.get_submodule(call.path)
     try:
         with evaluating(layer), torch.no_grad(), bench.trainer.precision_plugin.forward_context():
@@ -107,7 +111,7 @@ def _random(bench: Bench, ran: Ran, evidence: Evidence) -> None:
 def _causal(bench: Bench, batch: Any, layout: Layout, prediction: Tensor, evidence: Evidence) -> None:
     tokens = layout.input_of(batch)
     call = bench.run(batch, training=False).record
-    given = call.networks[-1].inputs[0] if call.networks and call.networks[-1].inputs else None
+    given = call.head.inputs[0] if call.head is not None and call.head.inputs else None
     target = next((loss.target for loss in call.loss_calls if isinstance(loss.target, Tensor)), None)
     if target is not None and given is not None and target.numel() == given.numel() and not given.is_floating_point():
         evidence.add({"targets/copy_inputs": bool(torch.equal(target.reshape(given.shape), given))})

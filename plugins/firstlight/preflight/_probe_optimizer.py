@@ -41,16 +41,19 @@ def probe_optimizers(bench: Bench, evidence: Evidence) -> dict[str, Any]:
 
 
 def _unregistered(twin: Any) -> list[str]:
-    """Trainable tensors and modules that stand in plain lists, dicts or tuples, where no optimizer finds them."""
+    """Tensors and modules that stand where no optimizer finds them, and that gradients have reached."""
     known = {id(p) for p in twin.parameters()}
     found: list[str] = []
 
+    def lost(tensor: Tensor) -> bool:
+        return id(tensor) not in known and tensor.requires_grad and tensor.grad is not None
+
     def look(value: Any, path: str, depth: int) -> None:
         if isinstance(value, nn.Module):
-            if any(id(p) not in known and p.requires_grad for p in value.parameters()):
+            if any(map(lost, value.parameters())):
                 found.append(path)
         elif isinstance(value, Tensor):
-            if value.requires_grad and value.is_leaf and id(value) not in known:
+            if value.is_leaf and lost(value):
                 found.append(path)
         elif isinstance(value, (list, tuple)) and depth < 3:
             for index, item in enumerate(value):

@@ -26,6 +26,7 @@ _OWN_STEPS = 1000
 _REFERENCES = ((3e-3, 300), (2e-2, 300))
 _LEARNT = 0.5  # of the loss of the best constant: far enough to call it learning
 _RATIO_STEPS = 20
+_IDLE_STEPS, _DRIFT = 50, 1.25  # of steps at a rate of zero, and how far the loss has to rise in them to be looked at
 _FACTORS = (0.1, 0.01, 10.0, 100.0, 1000.0, 10_000.0)  # of the user's learning rate, tried where that fails
 _LATER = 10  # the step after which gradients are read again: zero-initialized branches have opened by then
 
@@ -250,6 +251,12 @@ def probe_pair(subject: Subject, batch: Any, evidence: Evidence, *, deadline: fl
             best = reference
         if _share(best.losses, constant) < _LEARNT:
             break
+    if best is not None and min(_share(own.losses, constant), _share(best.losses, constant)) > 0.9:
+        idle = _reference(subject, batch, constant, 0.0, _IDLE_STEPS, deadline)
+        grown = best_of_last(idle.losses) / idle.losses[0] if idle.losses and idle.losses[0] > 0 else math.nan
+        if grown > _DRIFT:  # a queue that fills with this one batch: what was learned shows beside what was not
+            constant *= grown
+            _read_own(own, constant, evidence)
     if best is not None and best.losses:
         evidence.add({"pair/reference": _share(best.losses, constant), "pair/reference_steps": len(best.losses)})
         evidence.add({"pair/reference_loss": best_of_last(best.losses), "pair/reference_name": best.name})

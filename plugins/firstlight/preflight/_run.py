@@ -195,7 +195,7 @@ def _probe(
         again: Ran | None = attempt(("loss/",), lambda: bench.run(mixed))
         if again is not None:
             layout = attempt((), lambda: layout_of(bench, mixed, again)) or layout
-            path = again.record.networks[-1].path if again.record.networks else ""
+            path = again.record.head.path if again.record.head is not None else ""
             evidence.add({"layout/inputs": layout.inputs, "layout/targets": layout.targets, "network/path": path})
         attempt(_OF_THE_STEP, lambda: probe_steps(bench, ran, evidence))
         if "loss/connected" in evidence:
@@ -293,7 +293,7 @@ def _concatenated(parts: list[Any]) -> Any:
 def _is_ours(error: BaseException) -> bool:
     """Whether an exception comes from a probe, not from the module under it or a hook that Lightning called."""
     frames = traceback.extract_tb(error.__traceback__)
-    if any(frame.name in ("step_of", "training_step") for frame in frames):
+    if any(frame.name in ("step_of", "back_of", "training_step") for frame in frames):
         return False
     return bool(frames) and not any(frame.filename.startswith(LIGHTNING) for frame in frames[-6:])
 

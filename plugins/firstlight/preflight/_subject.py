@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities import CombinedLoader, GradClipAlgorithmType
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -70,12 +70,12 @@ def _ready(data: LightningDataModule, trainer: Trainer | None) -> LightningDataM
 
 def _loaders(module: LightningModule, data: Any) -> tuple[Any, Any]:
     if isinstance(data, LightningDataModule):
-        return _one(data.train_dataloader()), _one(_optional(data, "val_dataloader"))
+        return _together(data.train_dataloader()), _one(_optional(data, "val_dataloader"))
     if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], Tensor):
-        return _one(data[0]), _one(data[1])
+        return _together(data[0]), _one(data[1])
     if data is None:
-        return _one(module.train_dataloader()), _one(_optional(module, "val_dataloader"))
-    return _one(data), None
+        return _together(module.train_dataloader()), _one(_optional(module, "val_dataloader"))
+    return _together(data), None
 
 
 def _copied(data: LightningDataModule) -> LightningDataModule:
@@ -98,8 +98,16 @@ def _optional(owner: Any, hook: str) -> Any:
             return None
 
 
+def _together(loader: Any) -> Any:
+    """Return several training loaders as one that gives a batch of each at once, as Lightning does."""
+    several = isinstance(loader, (list, tuple, Mapping)) and not isinstance(loader, DataLoader)
+    return CombinedLoader(loader, "max_size_cycle") if several and len(loader) else loader
+
+
 def _one(loader: Any) -> Any:
-    """Return the first of several loaders."""
+    """Return the first of several loaders; validation takes one after the other."""
+    if isinstance(loader, CombinedLoader):
+        loader = loader.flattened
     while isinstance(loader, (list, tuple, Mapping)) and not isinstance(loader, DataLoader):
         values = list(loader.values()) if isinstance(loader, Mapping) else list(loader)
         if not values:
@@ -121,6 +129,8 @@ def _take(loader: Any) -> list[Any]:
 
 def _apart(loader: Any) -> Iterator[Any]:
     """Iterate without worker processes and without moving the loader's own sampler and generator."""
+    if isinstance(loader, CombinedLoader):
+        return (batch for batch, *_ in iter(_combined_apart(loader)))
     dataset = getattr(loader, "dataset", None)
     if type(loader) is DataLoader and not isinstance(dataset, IterableDataset):
         sampler = copy.copy(loader.batch_sampler if loader.batch_sampler is not None else loader.sampler)
@@ -138,6 +148,25 @@ def _apart(loader: Any) -> Iterator[Any]:
         return iter(copy.deepcopy(loader))
     except Exception:  # a stream that cannot be copied, but can be begun again
         return iter(loader)
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """A loader that is begun anew at each pass and leaves the one under it where it is."""
+
+    loader: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        return _apart(self.loader)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+def _combined_apart(loader: CombinedLoader) -> CombinedLoader:
+    apart = copy.copy(loader)
+    apart.flattened = [_Apart(part) for part in loader.flattened]
+    return apart
 
 
 def _own_generator(sampler: Any) -> Any:
@@ -173,6 +202,8 @@ def _plan(module: LightningModule, trainer: Trainer | None, loader: Any) -> Plan
 
 
 def _length(loader: Any) -> int:
+    if isinstance(loader, CombinedLoader):
+        loader = iter(_combined_apart(loader))  # its length is known from then on
     try:
         return max(1, len(loader))
     except TypeError:

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from firstlight._batch import tensors_of
+
 LOSS_FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss, F.l1_loss,
     F.smooth_l1_loss, F.huber_loss, F.kl_div, F.gaussian_nll_loss, F.poisson_nll_loss, F.ctc_loss,
@@ -98,9 +100,16 @@ class Record:
         return [call for call in self.calls if not call.is_loss]
 
     @property
+    def head(self) -> Call | None:
+        """The last network call whose output can be learned: a teacher, called after it, is none."""
+        calls = self.networks
+        learned = (call for call in reversed(calls) if any(t.requires_grad for t in tensors_of(call.output)))
+        return next(learned, calls[-1] if calls else None)
+
+    @property
     def prediction(self) -> Tensor | None:
-        """What the last network call gave, if that is one tensor of numbers."""
-        output = self.networks[-1].output if self.networks else None
+        """What the head gave, if that is one tensor of numbers."""
+        output = self.head.output if self.head is not None else None
         return output if isinstance(output, Tensor) and output.is_floating_point() else None
 
 
@@ -124,7 +133,8 @@ class Tape(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         is_loss = func in LOSS_FUNCTIONS
-        watched = self._detail and func in _ELEMENTWISE and args and isinstance(args[0], Tensor) and not self._in_loss
+        numbers = bool(args) and isinstance(args[0], Tensor) and args[0].is_floating_point()  # indices are clamped too
+        watched = self._detail and func in _ELEMENTWISE and numbers and not self._in_loss
         before = args[0].detach().clone() if watched else None  # it may be changed in place
         self._in_loss += is_loss
         try:
