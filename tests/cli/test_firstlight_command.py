@@ -103,6 +103,7 @@ def setup(tmp_path, monkeypatch):
 def run(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv[:1])
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.delitem(sys.modules, "firstlight.cli._of_targets", raising=False)  # a program, that doctests import
 
     def call(*words):
         with pytest.raises(SystemExit) as ended:
