@@ -10,7 +10,7 @@ import functools
 import os
 from typing import Any
 
-KNOWN = ("monitor",)
+KNOWN = ("monitor", "preflight")
 
 
 def lightning() -> list[Any]:
@@ -27,19 +27,30 @@ def _asked_for(package: str) -> list[Any]:
     asked = os.environ.get("FIRSTLIGHT")
     if not asked:
         return []
-    try:
-        return [_monitor(package)] if "monitor" in _words(asked) else []
-    except Exception as error:
-        _say_once(f"firstlight watches nothing: {error!r}"[:300])
+    added = []
+    for word, build in (("monitor", _monitor), ("preflight", _preflight)):
+        try:
+            added += build(package) if word in _words(asked) else []
+        except Exception as error:
+            _say_once(f"firstlight leaves out {word}: {error!r}"[:300])
+    return added
+
+
+def _preflight(package: str) -> list[Any]:
+    if package != "lightning":
+        _say_once("firstlight leaves out preflight: it takes what is made of lightning.pytorch, not pytorch_lightning")
         return []
+    from firstlight.callbacks._preflight_of_environment import PreflightOfEnvironment
+
+    return [PreflightOfEnvironment()]
 
 
-def _monitor(package: str) -> Any:
+def _monitor(package: str) -> list[Any]:
     # Two classes, since each package takes its own Callback alone.
     if package == "lightning":
         from firstlight.callbacks._health_summary import HealthSummary
 
-        return HealthSummary()
+        return [HealthSummary()]
     from lightning_utilities.core import rank_zero
 
     # Both packages point this shared module to their own logger and warnings; it stays with the one that runs.
@@ -47,7 +58,7 @@ def _monitor(package: str) -> Any:
     from firstlight.callbacks._health_summary_of_pytorch_lightning import HealthSummaryOfPytorchLightning
 
     vars(rank_zero).update(theirs)
-    return HealthSummaryOfPytorchLightning()
+    return [HealthSummaryOfPytorchLightning()]
 
 
 def _words(asked: str) -> set[str]:

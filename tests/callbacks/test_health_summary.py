@@ -26,6 +26,7 @@ from firstlight.callbacks._health_sample import Sample
 from firstlight.callbacks._health_summary import HealthSummary
 from firstlight.callbacks._health_summary_of_pytorch_lightning import HealthSummaryOfPytorchLightning
 from firstlight.callbacks._health_text import to_text, what_stands_out
+from firstlight.callbacks._preflight_of_environment import PreflightOfEnvironment
 from firstlight.tracking import read_metrics
 from helpers import CountReads, Plain, classes_data, fit, loader, same, supervised, trainer, weights
 
@@ -78,6 +79,16 @@ def test_the_word_adds_the_callback_to_any_trainer(asked, environment):
     assert [type(callback) for callback in _autoload.pytorch_lightning()] == [HealthSummaryOfPytorchLightning]
 
 
+def test_two_words_add_two_and_one_that_fails_leaves_the_other(environment):
+    environment.setenv("FIRSTLIGHT", "preflight,monitor")
+    assert [type(callback) for callback in _autoload.lightning()] == [HealthSummary, PreflightOfEnvironment]
+    with pytest.warns(UserWarning, match="firstlight leaves out preflight: it takes what is made of lightning.pytorch"):
+        assert [type(callback) for callback in _autoload.pytorch_lightning()] == [HealthSummaryOfPytorchLightning]
+    environment.setitem(sys.modules, "firstlight.callbacks._health_summary", None)
+    with pytest.warns(UserWarning, match="firstlight leaves out monitor: .*_health_summary"):
+        assert [type(callback) for callback in _autoload.lightning()] == [PreflightOfEnvironment]
+
+
 @pytest.mark.parametrize("asked", [None, "", ",", " , "])
 def test_without_a_word_there_is_nothing(asked, environment, recwarn):
     environment.delenv("FIRSTLIGHT", raising=False)
@@ -108,7 +119,7 @@ def test_the_factory_raises_nothing_even_where_warnings_are_errors_and_imports_f
 def test_an_import_that_fails_is_told(environment):
     environment.setenv("FIRSTLIGHT", "monitor")
     environment.setitem(sys.modules, "firstlight.callbacks._health_summary_of_pytorch_lightning", None)
-    with pytest.warns(UserWarning, match="firstlight watches nothing: .*_health_summary_of_pytorch_lightning"):
+    with pytest.warns(UserWarning, match="firstlight leaves out monitor: .*_health_summary_of_pytorch_lightning"):
         assert _autoload.pytorch_lightning() == []
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from firstlight.callbacks import LearningRateScheduler, Preflight
 from firstlight.callbacks._preflight import _data
+from firstlight.callbacks._preflight_of_environment import PreflightOfEnvironment
 from firstlight.preflight import PreflightReport
 from firstlight.preflight._subject import subject_of
 from firstlight.recovery import ExactResume, GracefulStop, NonFiniteGuard
@@ -59,6 +60,24 @@ def test_a_run_that_could_not_save_ends_before_its_first_step_and_not_after_an_e
     with pytest.raises(OSError, match="runs"):
         run()
     assert not same(before, weights(module)), "without it an epoch was trained for nothing"
+
+
+def test_one_that_the_environment_asked_for_never_ends_a_run(capsys, monkeypatch):
+    run = fit(SoftmaxTwice(), PreflightOfEnvironment(), data=loader(num_samples=128))
+    assert run.global_step == 32
+    assert "ERROR: cannot learn as written: FL302 softmax_twice" in capsys.readouterr().out
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise KeyError("a bug of ours")
+
+    monkeypatch.setattr("firstlight.callbacks._preflight.run_preflight", broken)
+    with pytest.warns(UserWarning, match="the preflight failed, which says nothing about the run: KeyError: 'a bug"):
+        assert fit(Plain(), PreflightOfEnvironment()).global_step > 0
+
+
+def test_one_that_the_environment_asked_for_leaves_the_question_to_that_of_the_user(capsys):
+    fit(Plain(), Preflight(), PreflightOfEnvironment(), data=loader(num_samples=128))
+    assert capsys.readouterr().out.count("PASSED: ") == 1
 
 
 def test_a_sound_run_goes_on_and_has_its_report(tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.slow
 class Ran(NamedTuple):
     folder: Path
     errors: str  # what it wrote on standard error
+    said: str  # and on standard output
 
     @property
     def truth(self) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def run(tmp_path_factory):
             command, capture_output=True, text=True, env=environment, timeout=240, check=False, cwd=folder
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        return Ran(folder, done.stderr)
+        return Ran(folder, done.stderr, done.stdout)
 
     return run
 
@@ -87,6 +89,17 @@ def same_training(one: Ran, other: Ran) -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_zero_code_changes_nothing(script, run):
     same_training(run(script), run(script, "monitor"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_preflight_by_one_word_changes_nothing(script, run):
+    asked = run(script, "preflight")
+    same_training(run(script), asked)
+    if script == "of_pytorch_lightning":
+        assert "firstlight leaves out preflight: it takes what is made of lightning.pytorch" in asked.errors
+    else:
+        verdicts = re.findall(r"^(?:PASSED|WARNING|ERROR): ", asked.said, re.MULTILINE)
+        assert len(verdicts) == 1, "copies have Trainers too, which ask nothing"
 
 
 @pytest.mark.parametrize("script", WITH_CALLBACKS)

@@ -53,9 +53,9 @@ def probe_batches(subject: Subject, layout: Layout, evidence: Evidence) -> None:
             evidence.skip(key, "the batch holds no single target tensor beside the inputs")
         return
     _targets(targets, evidence)
-    evidence.skip("labels/", "inputs and targets differ in number")
     if inputs is not None and len(inputs) == len(targets):
         _signal(inputs, targets, val_inputs, val_targets, evidence)
+    evidence.skip("labels/", "inputs and targets differ in number")
     if _are_classes(targets):
         _order([layout.target_of(batch) for batch in subject.train], evidence)
     for key in ("targets/classes", "targets/least_share", "data/order_ratio"):
