@@ -17,13 +17,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
-from firstlight._gradients import norms_of
 from firstlight._require import require
 from firstlight.callbacks._health_losses import UnreadLosses
 from firstlight.callbacks._health_readings import Readings
 from firstlight.callbacks._report_files import write_report
+from firstlight.callbacks._step_sample import StepSample
 from firstlight.checks import WATCH_CHECKS, Check, Evidence, Finding, Severity
-from firstlight.preflight import ActivationWatch, PreflightReport, first_nonfinite, report_of
+from firstlight.preflight import PreflightReport, first_nonfinite, report_of
 
 _REPORT_EVERY = 50  # steps: losses wait on the device until then
 _ASK_EVERY = 200  # steps between two looks at all checks
@@ -71,9 +71,8 @@ class HealthMonitor(Callback):
         self.budget = budget
         self.report: PreflightReport | None = None
         self._asked: list[Check] = [check for check in WATCH_CHECKS if checks is None or check.code in checks]
-        self._key = self._generate_state_key(
-            checks=None if checks is None else sorted(checks)
-        )  # two may ask two things
+        # two may ask two things
+        self._key = self._generate_state_key(checks=None if checks is None else sorted(checks))
         self._loaded: dict[str, Any] = {}
         self._names: list[str] = []
         self._forget()
@@ -87,9 +86,7 @@ class HealthMonitor(Callback):
         self._own_seconds = self._last_cost = 0.0
         self._began = self._forward_began = time.perf_counter()
         self._forward = math.inf  # seconds that a step takes to its loss when nobody listens, of the last one before
-        self._watch: ActivationWatch | None = None
-        self._before: dict[str, Tensor] = {}
-        self._sample: dict[str, Any] = {}
+        self._sample: StepSample | None = None  # of this batch
         self._batches = self._ask_at = self._samples = 0
         self._due = False  # a sample, at the next step of an optimizer
         self._batch: Any = None
@@ -180,9 +177,7 @@ class HealthMonitor(Callback):
             affordable = self._own_seconds + self._last_cost <= self.budget * (now - self._began)
             if affordable or self._samples < _FORCED:
                 self._samples += 1
-                self._sample = {"seconds": 0.0}
-                self._watch = ActivationWatch(pl_module)
-                self._watch.begin()
+                self._sample = StepSample(pl_module)
                 self._spend(now)
                 self._forward_began = time.perf_counter()
         elif turn == _SAMPLE_EVERY - 1:
@@ -191,15 +186,14 @@ class HealthMonitor(Callback):
     def _spend(self, start: float) -> None:
         spent = time.perf_counter() - start
         self._own_seconds += spent
-        if self._sample:
-            self._sample["seconds"] += spent
+        if self._sample is not None:
+            self._sample.seconds += spent
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         start = time.perf_counter()
-        if self._watch is not None:
+        if self._sample is not None and self._sample.listens:
             listened = start - self._forward_began
-            self._sample["activations"] = self._watch.end()
-            self._watch = None
+            self._sample.stop_listening()
             start -= max(0.0, listened - self._forward)  # to listen takes time, too
         elif self._batches % _SAMPLE_EVERY == _SAMPLE_EVERY - 1:
             self._forward = start - self._forward_began
@@ -212,21 +206,10 @@ class HealthMonitor(Callback):
         self._spend(start)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if not self._sample:
-            return
-        start = time.perf_counter()
-        named = {n: p for n, p in pl_module.named_parameters() if p.requires_grad and p.grad is not None}
-        held = {id(p) for group in optimizer.param_groups for p in group["params"] if group["lr"] != 0}
-        named = {name: p for name, p in named.items() if id(p) in held and not p.grad.is_sparse}  # type: ignore[union-attr]
-        if named:
-            names, owners = list(named), list(named.values())
-            gradients = norms_of([p.grad for p in owners])  # type: ignore[misc]
-            sizes = norms_of([p.detach() for p in owners])
-            self._sample.setdefault("steps", []).append((names, gradients, sizes))
-            self._sample["rate"] = max(float(group["lr"]) for group in optimizer.param_groups)
-            self._before |= {name: p.detach().clone() for name, p in named.items()}
-            self._sample["owners"] = owners
-        self._spend(start)
+        if self._sample is not None:
+            start = time.perf_counter()
+            self._sample.see_step(pl_module, optimizer)
+            self._spend(start)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -242,80 +225,14 @@ class HealthMonitor(Callback):
             else:  # a copy: the memory of a compiled graph's output is used again
                 self._losses.add(_read_now(loss) if self._on_cpu else loss.detach().clone())
         self._loss = None
-        if self._sample:
-            self._take_sample(pl_module)
+        if self._sample is not None:
+            self._sample.read(pl_module, self._readings, clip=self._clip, measure_after=self._measure_after)
         # ranks come here after as many batches, though one may sample less than another
         if self._batches % _REPORT_EVERY == 0 or self._batches <= 2:
             self._read(trainer, pl_module)
         self._spend(start)
-        if self._sample:
-            self._last_cost, self._sample = self._sample["seconds"], {}
-
-    def _take_sample(self, pl_module: LightningModule) -> None:
-        if self._watch is not None:  # no backward pass came: manual optimization, or no loss
-            self._sample["activations"] = self._watch.end()
-            self._watch = None
-        if not self._before:
-            return
-        now = dict(pl_module.named_parameters())
-        names = list(self._before)
-        changes = torch._foreach_sub([now[name].detach() for name in names], list(self._before.values()))
-        self._sample["changes"] = (names, norms_of(changes))
-        self._before = {}
-        if self._measure_after:
-            left = [p.grad for p in self._sample["owners"] if p.grad is not None]
-            self._sample["after"] = norms_of(left) if left else None  # none where the step was left out
-        self._read_sample(now)
-
-    def _read_sample(self, now: dict[str, Any]) -> None:
-        """Read the sample: a handful of numbers a tensor, in one go."""
-        steps = self._sample.get("steps", [])
-        names, moved = self._sample["changes"]
-        after = self._sample.get("after")
-        numbers = [tensor for _, g, s in steps for tensor in (g, s)] + [moved]
-        flat = torch.cat([n.double() for n in (numbers if after is None else [*numbers, after])]).tolist()
-        readings, sizes, position = self._readings, {}, 0
-        total = 0.0
-        for of_step, gradients, _ in steps:
-            count = len(gradients)
-            norms, lengths = flat[position : position + count], flat[position + count : position + 2 * count]
-            position += 2 * count
-            total = math.sqrt(sum(norm**2 for norm in norms))
-            if self._clip is not None and 0 < total < math.inf:
-                readings.clipped.append(min(1.0, self._clip / total))
-            # a bias before a norm layer has a gradient of rounding errors only, and need not move
-            least = 1e-5 * max((norm for norm in norms if math.isfinite(norm)), default=0.0)
-            for name, norm, length in zip(of_step, norms, lengths, strict=True):
-                sizes[name] = length
-                if norm > least:
-                    readings.reached.add(name)
-                # beside a head or a branch that starts at zero, and is still there, all other gradients look small
-                if now[name].ndim >= 2 and length > 1e-3 * now[name].numel() ** 0.5 and math.isfinite(norm):
-                    readings.relative[name] = norm / length
-        if after is not None and 0 < total < math.inf:
-            kept = math.sqrt(sum(norm**2 for norm in flat[position + len(names) :])) / total
-            if kept > 0:  # else it was cleared after the step; and rounding is no clipping
-                readings.clipped.append(1.0 if kept > 1 - 1e-6 else kept)
-        ratios = []
-        readings.peak_rate = max(readings.peak_rate, self._sample["rate"])
-        # in a warm-up or a trough updates are short by intent
-        in_full = self._sample["rate"] > 0.1 * readings.peak_rate
-        for name, change in zip(names, flat[position : position + len(names)], strict=True):
-            if change != 0:
-                readings.moved.add(name)
-            elif in_full and name in readings.reached:
-                readings.still[name] = readings.still.get(name, 0) + 1
-            if sizes[name] > 1e-3 * now[name].numel() ** 0.5:
-                ratios.append(change / sizes[name])
-        if ratios and in_full:
-            readings.ratios.append(sorted(ratios)[len(ratios) // 2])
-        seen = self._sample.get("activations")
-        if seen is not None and seen.samples:
-            shares = [*seen.dead.values(), *seen.saturated.values()]
-            values = iter(torch.stack(shares).tolist())
-            readings.dead = {name: next(values) for name in seen.dead}
-            readings.saturated = {name: next(values) for name in seen.saturated}
-            readings.activation_samples = seen.samples
+        if self._sample is not None:
+            self._last_cost, self._sample = self._sample.seconds, None
 
     def _read(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the losses that wait on the device, and ask the checks if it is time."""
@@ -391,9 +308,9 @@ class HealthMonitor(Callback):
         self._finish(trainer, pl_module, together=False)  # other ranks may be anywhere
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, *, together: bool) -> None:
-        if self._watch is not None:
-            self._watch.end()
-            self._watch = None
+        if self._sample is not None:
+            self._sample.stop_listening()
+            self._sample = None
         if self._loss is not None:  # of a step that did not come to its end
             self._losses.add(self._loss)
             self._batches += 1
