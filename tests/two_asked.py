@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from firstlight.callbacks import Preflight
 from helpers import Plain, fit, loader, network, weights
 
-RANK = int(os.environ["LOCAL_RANK"])
+RANK = int(os.environ.get("LOCAL_RANK", "0"))
 
 
 class Synced(Plain):

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about lo
 
 @pytest.fixture
 def benchmark(monkeypatch):
+    monkeypatch.delitem(sys.modules, "callbacks", raising=False)  # a folder of tests has the same name
     before = set(sys.modules)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("callbacks")

@@ -148,6 +148,9 @@ class Named(Plain):
         self.net.add_module(EVIL.replace(".", ""), nn.Linear(8, 4))
         self.register_parameter("unused<script>", nn.Parameter(torch.zeros(3)))
 
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
 
 Named.__qualname__ = Named.__name__ = EVIL
 
